@@ -1,0 +1,76 @@
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+/// The two bounds of a channel: events and bytes. Room is taken before work is fetched and comes back when the
+/// [`Room`] is dropped, so that nothing is ever held that was not paid for (INV-11).
+#[derive(Clone, Debug)]
+pub struct Capacity {
+    events: Arc<Semaphore>,
+    kibibytes: Arc<Semaphore>,
+    max_events: u32,
+    max_kibibytes: u32,
+}
+
+/// A taken part of a [`Capacity`].
+#[derive(Debug)]
+#[must_use = "room that is dropped is free again"]
+pub struct Room {
+    _events: OwnedSemaphorePermit,
+    _kibibytes: OwnedSemaphorePermit,
+}
+
+impl Capacity {
+    /// At least 1 event and 1 KiB.
+    #[must_use]
+    pub fn new(events: usize, bytes: u64) -> Self {
+        let max_events = u32::try_from(events).unwrap_or(u32::MAX).max(1);
+        let max_kibibytes = in_kibibytes(bytes).max(1);
+        Self {
+            events: Arc::new(Semaphore::new(max_events as usize)),
+            kibibytes: Arc::new(Semaphore::new(max_kibibytes as usize)),
+            max_events,
+            max_kibibytes,
+        }
+    }
+
+    /// Waits for room, first come first served. A wish larger than the whole capacity is cut to it, so that it is
+    /// granted when everything else is gone and never waits for ever.
+    pub async fn reserve(&self, events: usize, bytes: u64) -> Room {
+        let (events, kibibytes) = self.cut(events, bytes);
+        // Always in this order, so that two waiters cannot each hold what the other needs.
+        let events = self.events.clone().acquire_many_owned(events).await.expect("never closed");
+        let kibibytes = self.kibibytes.clone().acquire_many_owned(kibibytes).await.expect("never closed");
+        Room { _events: events, _kibibytes: kibibytes }
+    }
+
+    /// Takes room at once, or none.
+    #[must_use]
+    pub fn try_reserve(&self, events: usize, bytes: u64) -> Option<Room> {
+        let (events, kibibytes) = self.cut(events, bytes);
+        let granted = |permit: Result<OwnedSemaphorePermit, TryAcquireError>| permit.ok();
+        let events = granted(self.events.clone().try_acquire_many_owned(events))?;
+        let kibibytes = granted(self.kibibytes.clone().try_acquire_many_owned(kibibytes))?;
+        Some(Room { _events: events, _kibibytes: kibibytes })
+    }
+
+    /// How many events are inside now.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.max_events as usize - self.events.available_permits()
+    }
+
+    /// How many events fit at most.
+    #[must_use]
+    pub const fn max_events(&self) -> usize {
+        self.max_events as usize
+    }
+
+    fn cut(&self, events: usize, bytes: u64) -> (u32, u32) {
+        (u32::try_from(events).unwrap_or(u32::MAX).min(self.max_events), in_kibibytes(bytes).min(self.max_kibibytes))
+    }
+}
+
+fn in_kibibytes(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3)
+}

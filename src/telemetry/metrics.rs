@@ -1,0 +1,97 @@
+//! Every metric of the program, declared once: name, kind, help, and its buckets (design.md section 10).
+//!
+//! Names are a contract: a snapshot test holds them. Labels are few (account, stream, sink, shard, outcome, status class),
+//! never an id or a URL. Values are kept as they change, never computed by scanning a table at scrape.
+
+/// What a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Seconds, with [`SECONDS_BUCKETS`].
+    Histogram,
+}
+
+/// One declared metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its full name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// Its label names.
+    pub labels: &'static [&'static str],
+    /// One sentence for people.
+    pub help: &'static str,
+}
+
+/// The upper bounds of every histogram, in seconds: 1 ms to 2 min.
+pub const SECONDS_BUCKETS: [f64; 16] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+
+macro_rules! metrics {
+    ($($kind:ident $constant:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: &str = $name;)*
+        /// All of them, in the order of an event's way.
+        pub const ALL: &[Metric] = &[
+            $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
+        ];
+    };
+}
+
+metrics! {
+    Counter SOURCE_POLLS_TOTAL = "standpipe_source_polls_total" ["account", "stream", "outcome"]
+        "Polls of a source stream, by outcome: page, empty, throttled, error, gone.";
+    Counter SOURCE_EVENTS_TOTAL = "standpipe_source_events_total" ["account", "stream"]
+        "Events that source pages held, duplicates included.";
+    Gauge SOURCE_LAG_SECONDS = "standpipe_source_lag_seconds" ["account", "stream"]
+        "Age of the newest event of the last page while the stream is not at its top; 0 at the top.";
+    Gauge SOURCE_RETENTION_HEADROOM_SECONDS = "standpipe_source_retention_headroom_seconds" ["account", "stream"]
+        "Time left until the committed position falls out of the source's history.";
+    Gauge SOURCE_AT_TOP = "standpipe_source_at_top" ["account", "stream"]
+        "1 when the last page said that nothing newer is there.";
+    Counter LEDGER_EVENTS_TOTAL = "standpipe_ledger_events_total" ["account", "result"]
+        "Events by what recording made of them: new, duplicate, conflicting, resequenced, rejected.";
+    Histogram LEDGER_COMMIT_SECONDS = "standpipe_ledger_commit_seconds" ["shard"]
+        "Time of one recording call, commit included.";
+    Gauge LEDGER_BACKLOG_BYTES = "standpipe_ledger_backlog_bytes" ["shard"]
+        "Bytes of recorded events that at least one configured sink has not taken.";
+    Gauge CHANNEL_DEPTH = "standpipe_channel_depth" ["channel"]
+        "Events inside a bounded channel: source, or sink/NAME.";
+    Gauge CHANNEL_CAPACITY = "standpipe_channel_capacity" ["channel"]
+        "Events that a bounded channel takes at most.";
+    Counter BLOCKED_SECONDS_TOTAL = "standpipe_blocked_seconds_total" ["stage"]
+        "Time that a stage waited for room in front of it.";
+    Counter SINK_EVENTS_TOTAL = "standpipe_sink_events_total" ["sink", "outcome"]
+        "Events that a sink took, by outcome: delivered, filtered, skipped, truncated, dead-letter.";
+    Gauge SINK_LAG_EVENTS = "standpipe_sink_lag_events" ["sink", "shard"]
+        "Recorded events that the sink has not taken.";
+    Gauge SINK_LAG_SECONDS = "standpipe_sink_lag_seconds" ["sink", "shard"]
+        "Age of the oldest recorded event that the sink has not taken.";
+    Histogram END_TO_END_SECONDS = "standpipe_end_to_end_seconds" ["sink"]
+        "Time from the commit of an event's page to its delivery.";
+    Gauge SINK_STATE = "standpipe_sink_state" ["sink", "shard", "state"]
+        "1 for the state that the sink is in: starting, running, retrying, paused, disabled, halted.";
+    Counter KAFKA_TRANSACTIONS_TOTAL = "standpipe_kafka_transactions_total" ["sink", "outcome"]
+        "Kafka transactions by outcome: committed, discarded.";
+    Histogram KAFKA_TRANSACTION_SECONDS = "standpipe_kafka_transaction_seconds" ["sink"]
+        "Time from the begin of a Kafka transaction to its definite commit.";
+    Counter WEBHOOK_ATTEMPTS_TOTAL = "standpipe_webhook_attempts_total" ["sink", "status_class"]
+        "Webhook attempts by answer: 2xx, 3xx, 4xx, 5xx, timeout, refused, error.";
+    Gauge WEBHOOK_BREAKER_STATE = "standpipe_webhook_breaker_state" ["sink", "shard"]
+        "0 closed, 1 half open, 2 open.";
+    Gauge DEAD_LETTERS = "standpipe_dead_letters" ["sink"]
+        "Dead letters that wait for an operator.";
+    Counter VENDOR_REQUESTS_TOTAL = "standpipe_vendor_requests_total" ["account", "api", "status_class"]
+        "Requests to the vendor, by API and answer.";
+    Gauge VENDOR_BUDGET_REMAINING = "standpipe_vendor_budget_remaining" ["account", "window"]
+        "Requests left in the account's budget, per minute and per hour.";
+    Gauge SHARD_OWNED = "standpipe_shard_owned" ["shard"]
+        "1 while this replica owns the shard.";
+    Counter GAPS_TOTAL = "standpipe_gaps_total" ["reason"]
+        "Gaps recorded, of streams and of sinks.";
+    Gauge BUILD_INFO = "standpipe_build_info" ["version"]
+        "1, labelled with the version.";
+}

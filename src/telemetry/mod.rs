@@ -1,0 +1,3 @@
+//! Metrics, logs and traces.
+
+pub mod metrics;
