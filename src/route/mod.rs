@@ -1,1 +1,23 @@
+//! ③ Decide: pure rules of a sink (filter, topic, key, headers), and the way of committed batches to the sinks.
+//!
+//! [`Rules`] is compiled and checked at start, so that a mistake is a configuration error with a pointer into the text
+//! and not a dead letter at night. It is pure: the same event always gets the same decision (INV-9 relies on it).
+//! What fails on one event at run time is an error of that event alone, and the sink makes it a dead letter.
+//!
+//! One form exists: the canonical event's bytes as they are. A further one would be rendered here and travel in the
+//! [`Address`](crate::event::ports::Address), so that sinks go on knowing nothing of forms.
 
+mod body;
+mod error;
+mod filter;
+mod rules;
+mod shape;
+mod template;
+mod value;
+mod view;
+
+pub use error::RuleError;
+pub use rules::{Rules, never_emitted};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+//! CEL filters: compiled, checked against the event's shape, evaluated.
+//!
+//! CEL has no loops; its macros (`all`, `exists`, `map`, `filter`) walk a list or an object of the event. The text is
+//! at most [`MAX_BYTES`] long and macros nest at most [`MAX_MACRO_DEPTH`] deep, so that the work on one event is
+//! bounded by the event's own size.
+
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, LiteralValue, SelectExpr, operators};
+use cel::common::types::CelString;
+use cel::{Context, Env, ExecutionError, Program, Value, extensions};
+
+use super::error::Problem;
+use super::shape::{Uses, Variable, nearest};
+use super::view::View;
+use crate::event::Recorded;
+
+/// Longest filter, in bytes.
+pub(super) const MAX_BYTES: usize = 4096;
+/// How deep macros may nest.
+pub(super) const MAX_MACRO_DEPTH: usize = 2;
+
+/// Functions that a filter can call, for "did you mean".
+const FUNCTIONS: [&str; 24] = [
+    "all",
+    "exists",
+    "exists_one",
+    "filter",
+    "map",
+    "has",
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "timestamp",
+    "duration",
+    "lowerAscii",
+    "upperAscii",
+    "trim",
+    "split",
+    "replace",
+    "substring",
+];
+
+/// CEL's own functions and those on strings (`lowerAscii`, `split`, …).
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut env = Env::stdlib();
+    env.add_extension(extensions::strings).expect("its functions are not in the standard library");
+    Arc::new(env)
+});
+
+/// A compiled filter.
+#[derive(Debug)]
+pub(super) struct Filter {
+    program: Program,
+    uses: Uses,
+}
+
+impl Filter {
+    pub(super) fn compile(text: &str, samples: &[Recorded]) -> Result<Self, Vec<Problem>> {
+        if text.len() > MAX_BYTES {
+            return Err(vec![Problem::new(format!("a filter is at most {MAX_BYTES} bytes long"), 0..0)]);
+        }
+        if text.trim().is_empty() {
+            return Err(vec![Problem::new("an empty filter; leave it out to take every event", 0..0)]);
+        }
+        let program = ENVIRONMENT.compile(text).map_err(|errors| {
+            let problem = |e: &cel::ParseError| Problem::new(syntax_message(&e.msg), place(text, e.pos));
+            errors.errors.iter().map(problem).collect::<Vec<_>>()
+        })?;
+        let mut check = Check { program: &program, uses: Uses::default(), bound: Vec::new(), problems: Vec::new() };
+        check.visit(program.expression());
+        check.boolean(program.expression(), "a filter must be true or false");
+        let Check { uses, problems, .. } = check;
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let filter = Self { program, uses };
+        for sample in samples {
+            if let Ok(result) = filter.evaluate(sample)
+                && !matches!(result, Value::Bool(_))
+            {
+                let message = format!(
+                    "a filter must be true or false; for a {} event this is {}",
+                    sample.event_type,
+                    type_of(&result)
+                );
+                return Err(vec![Problem::new(message, 0..text.len())]);
+            }
+        }
+        Ok(filter)
+    }
+
+    pub(super) const fn uses(&self) -> Uses {
+        self.uses
+    }
+
+    /// Whether the sink takes the event.
+    pub(super) fn accepts(&self, event: &Recorded) -> Result<bool, String> {
+        match self.evaluate(event)? {
+            Value::Bool(truth) => Ok(truth),
+            other => Err(format!("it gives {} instead of true or false", type_of(&other))),
+        }
+    }
+
+    /// The event types and resources that the text compares `type` and `resource` with, each with its place.
+    pub(super) fn named_types(&self) -> Vec<(NamedType, Range<usize>)> {
+        let mut named = Vec::new();
+        let program = &self.program;
+        walk(program.expression(), &mut |expr| {
+            let Expr::Call(call) = &expr.expr else { return };
+            let operands: Vec<&IdedExpr> = call.target.iter().map(|target| &**target).chain(&call.args).collect();
+            let [left, right] = operands[..] else { return };
+            let (variable, other) = match (variable_of(left), variable_of(right)) {
+                (Some(variable), None) => (variable, right),
+                (None, Some(variable)) => (variable, left),
+                _ => return,
+            };
+            let texts: Vec<(&str, &IdedExpr)> = match &other.expr {
+                Expr::List(list) => list.elements.iter().filter_map(|e| Some((text_of(e)?, e))).collect(),
+                _ => text_of(other).map(|text| (text, other)).into_iter().collect(),
+            };
+            for (text, at) in texts {
+                let name = match (variable, call.func_name.as_str()) {
+                    (Variable::Resource, operators::EQUALS | operators::IN) => NamedType::Resource(text.to_owned()),
+                    (Variable::Type, operators::EQUALS | operators::IN) => NamedType::Type(text.to_owned()),
+                    (Variable::Type, "startsWith") if text.contains('.') => NamedType::Type(text.to_owned()),
+                    _ => continue,
+                };
+                named.push((name, span(program, at)));
+            }
+        });
+        named
+    }
+
+    fn evaluate(&self, event: &Recorded) -> Result<Value, String> {
+        let view = View::new(event);
+        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+        context.set_variable_resolver(&view);
+        let result = self.program.execute(&context);
+        result.map_err(|error| view.failure().map_or_else(|| execution_message(&error), str::to_owned))
+    }
+}
+
+/// What a filter names of the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NamedType {
+    Type(String),
+    Resource(String),
+}
+
+struct Check<'p> {
+    program: &'p Program,
+    uses: Uses,
+    /// Variables of the macros around this place.
+    bound: Vec<&'p str>,
+    problems: Vec<Problem>,
+}
+
+impl<'p> Check<'p> {
+    fn problem(&mut self, message: impl Into<String>, at: &IdedExpr) {
+        self.problems.push(Problem::new(message, span(self.program, at)));
+    }
+
+    fn visit(&mut self, expr: &'p IdedExpr) {
+        match &expr.expr {
+            Expr::Ident(name) => self.name(name, expr),
+            Expr::Select(select) => self.select(select, expr),
+            Expr::Call(call) => self.call(call, expr),
+            Expr::Comprehension(comprehension) => {
+                self.visit(&comprehension.iter_range);
+                let before = self.bound.len();
+                self.bound.push(&comprehension.accu_var);
+                self.visit(&comprehension.accu_init);
+                self.bound.push(&comprehension.iter_var);
+                self.bound.extend(comprehension.iter_var2.as_deref());
+                if self.bound.iter().filter(|name| name.starts_with('@')).count() > MAX_MACRO_DEPTH {
+                    self.problem(format!("macros nest deeper than {MAX_MACRO_DEPTH}"), expr);
+                }
+                self.visit(&comprehension.loop_cond);
+                self.visit(&comprehension.loop_step);
+                self.visit(&comprehension.result);
+                self.bound.truncate(before);
+            }
+            Expr::List(list) => list.elements.iter().for_each(|element| self.visit(element)),
+            Expr::Map(map) => map.entries.iter().for_each(|entry| self.entry(entry)),
+            Expr::Struct(_) => self.problem("messages of a named type do not exist here", expr),
+            Expr::Literal(_) | Expr::Unspecified => {}
+        }
+    }
+
+    fn entry(&mut self, entry: &'p IdedEntryExpr) {
+        match &entry.expr {
+            EntryExpr::MapEntry(entry) => {
+                self.visit(&entry.key);
+                self.visit(&entry.value);
+            }
+            EntryExpr::StructField(field) => self.visit(&field.value),
+        }
+    }
+
+    fn name(&mut self, name: &str, at: &IdedExpr) {
+        if self.bound.contains(&name)
+            || ENVIRONMENT.types().find_type(name).is_some() && Variable::parse(name).is_none()
+        {
+            return;
+        }
+        match Variable::parse(name) {
+            Some(variable) => self.uses.add(variable),
+            None => self.problem(unknown_variable(name), at),
+        }
+    }
+
+    fn select(&mut self, select: &'p SelectExpr, at: &IdedExpr) {
+        self.visit(&select.operand);
+        if let Some(variable) = variable_of(&select.operand).filter(|v| v.is_text() && !self.bound.contains(&v.name()))
+        {
+            let (name, field) = (variable.name(), &select.field);
+            let underscored = format!("{name}_{field}");
+            let hint = match Variable::parse(&underscored).or_else(|| Variable::parse(field)) {
+                Some(meant) => format!("; did you mean `{}`?", meant.name()),
+                None => String::new(),
+            };
+            self.problem(format!("`{name}` is text and has no member `{field}`{hint}"), at);
+        }
+    }
+
+    fn call(&mut self, call: &'p CallExpr, at: &IdedExpr) {
+        let is_operator = call.func_name.contains('_') && !call.func_name.starts_with(|c: char| c.is_ascii_lowercase());
+        let namespace = match call.target.as_deref().map(|target| &target.expr) {
+            Some(Expr::Ident(name)) if declared(&format!("{name}.{}", call.func_name), false) => Some(name),
+            _ => None,
+        };
+        if let (Some(target), None) = (&call.target, namespace) {
+            self.visit(target);
+        }
+        call.args.iter().for_each(|argument| self.visit(argument));
+        if namespace.is_none()
+            && !is_operator
+            && !call.func_name.starts_with(['@', '!', '-'])
+            && !declared(&call.func_name, call.target.is_some())
+        {
+            let hint =
+                nearest(&call.func_name, FUNCTIONS).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            self.problem(format!("unknown function `{}`{hint}", call.func_name), at);
+        }
+        match call.func_name.as_str() {
+            operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT => {
+                call.args.iter().for_each(|operand| self.boolean(operand, "this must be true or false"));
+            }
+            operators::CONDITIONAL => self.boolean(&call.args[0], "a condition must be true or false"),
+            _ => {}
+        }
+    }
+
+    /// Refuses an expression that is certainly not boolean, as its outermost operator shows.
+    fn boolean(&mut self, expr: &'p IdedExpr, message: &str) {
+        let is = match &expr.expr {
+            Expr::Literal(LiteralValue::Boolean(_)) | Expr::Select(_) | Expr::Unspecified => return,
+            Expr::Literal(LiteralValue::String(_)) => "text",
+            Expr::Literal(LiteralValue::Bytes(_)) => "bytes",
+            Expr::Literal(LiteralValue::Null) => "null",
+            Expr::Literal(_) => "a number",
+            Expr::List(_) => "a list",
+            Expr::Map(_) | Expr::Struct(_) => "an object",
+            Expr::Ident(name) if self.bound.contains(&name.as_str()) => return,
+            Expr::Ident(name) => match Variable::parse(name) {
+                Some(variable) if variable.is_text() => "text",
+                Some(Variable::Data | Variable::Previous | Variable::Meta) => "an object",
+                _ => return,
+            },
+            Expr::Call(call) => match call.func_name.as_str() {
+                operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE => "a sum or product",
+                operators::MODULO | operators::NEGATE | "size" | "indexOf" | "int" | "uint" | "double" => "a number",
+                "string" | "lowerAscii" | "upperAscii" | "trim" | "replace" | "substring" | "join" => "text",
+                "timestamp" => "a time",
+                "duration" => "a duration",
+                "split" => "a list",
+                operators::CONDITIONAL => {
+                    self.boolean(&call.args[1], message);
+                    return self.boolean(&call.args[2], message);
+                }
+                _ => return,
+            },
+            Expr::Comprehension(comprehension) => match comprehension.accu_init.expr {
+                Expr::List(_) => "a list",
+                _ => return,
+            },
+        };
+        self.problem(format!("{message}; this is {is}"), expr);
+    }
+}
+
+pub(super) fn unknown_variable(name: &str) -> String {
+    let known = Variable::ALL.map(Variable::name);
+    match nearest(name, known) {
+        Some(near) => format!("unknown variable `{name}`; did you mean `{near}`?"),
+        None => format!("unknown variable `{name}`; known are {}", known.join(", ")),
+    }
+}
+
+/// Whether a function is known, asked of the interpreter itself: it says "undeclared" of the others.
+fn declared(name: &str, as_member: bool) -> bool {
+    let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+    context.add_variable_as_val("x", Box::new(CelString::from("")));
+    let source = if as_member { format!("x.{name}()") } else { format!("{name}()") };
+    let Ok(probe) = ENVIRONMENT.compile(&source) else { return true };
+    !matches!(probe.execute(&context), Err(ExecutionError::UndeclaredReference(_)))
+}
+
+fn walk<'p>(expr: &'p IdedExpr, see: &mut impl FnMut(&'p IdedExpr)) {
+    see(expr);
+    match &expr.expr {
+        Expr::Call(call) => {
+            if let Some(target) = &call.target {
+                walk(target, see);
+            }
+            call.args.iter().for_each(|argument| walk(argument, see));
+        }
+        Expr::Comprehension(comprehension) => {
+            walk(&comprehension.iter_range, see);
+            walk(&comprehension.loop_step, see);
+        }
+        Expr::List(list) => list.elements.iter().for_each(|element| walk(element, see)),
+        Expr::Select(select) => walk(&select.operand, see),
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {}
+    }
+}
+
+fn variable_of(expr: &IdedExpr) -> Option<Variable> {
+    match &expr.expr {
+        Expr::Ident(name) => Variable::parse(name),
+        _ => None,
+    }
+}
+
+fn text_of(expr: &IdedExpr) -> Option<&str> {
+    match &expr.expr {
+        Expr::Literal(LiteralValue::String(text)) => Some(text.inner()),
+        _ => None,
+    }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Bool(_) => "a boolean",
+        Value::String(_) => "text",
+        Value::Int(_) | Value::UInt(_) | Value::Float(_) => "a number",
+        Value::List(_) => "a list",
+        Value::Map(_) => "an object",
+        Value::Null => "null",
+        _ => "something else",
+    }
+}
+
+fn execution_message(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::NoSuchKey(key) => format!("the event has no `{key}` there"),
+        other => other.to_string(),
+    }
+}
+
+/// The bytes of the text that an expression was read from.
+fn span(program: &Program, expr: &IdedExpr) -> Range<usize> {
+    let source = &program.source_info().source;
+    match program.source_info().offset_for(expr.id) {
+        Some((start, stop)) => start as usize..(stop as usize + 1).min(source.len()),
+        None => 0..source.len(),
+    }
+}
+
+/// The parser's line (from 1) and column as a range of bytes.
+fn place(text: &str, (line, column): (isize, isize)) -> Range<usize> {
+    let (line, column) = (usize::try_from(line).unwrap_or(1).max(1), usize::try_from(column).unwrap_or(1).max(1));
+    let start: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+    let at = text[start.min(text.len())..].char_indices().nth(column - 1).map_or(text.len(), |(at, _)| start + at);
+    at..at + 1
+}
+
+fn syntax_message(message: &str) -> String {
+    format!("not a CEL expression: {}", message.trim_start_matches("Syntax error: "))
+}

@@ -1,0 +1,297 @@
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::error::{Problem, RuleError};
+use super::filter::{Filter, NamedType};
+use super::shape::{resources, samples};
+use super::template::{RenderError, Template, topic_problem};
+use crate::config::{SinkConfig, SinkKind};
+use crate::event::ports::{Address, Decision, Dialect, Route, RouteError};
+use crate::event::{AccountName, EventType, Recorded, SinkName};
+
+/// Longest key that is rendered, in bytes.
+const MAX_KEY_BYTES: usize = 16 * 1024;
+/// Longest header value that is rendered, in bytes.
+const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// Most pairs of account and type whose verdict is remembered.
+const MAX_KINDS: usize = 4096;
+
+/// The compiled rules of one sink: see [`Route`].
+#[derive(Debug)]
+pub struct Rules {
+    sink: SinkName,
+    filter: Option<Filter>,
+    filter_text: String,
+    topic: Option<Template>,
+    key: Option<Template>,
+    headers: Vec<(Arc<str>, Template)>,
+    kinds: RwLock<HashMap<AccountName, HashMap<EventType, Kind>>>,
+    kinds_left: std::sync::atomic::AtomicUsize,
+}
+
+/// What is the same for all events of one account and type.
+#[derive(Clone, Debug, Default)]
+struct Kind {
+    accepted: Option<bool>,
+    topic: Option<Arc<str>>,
+}
+
+impl Rules {
+    /// Compiles the rules of a sink and tries them on sample events of the types that `dialects` emit (none given: of
+    /// all). All errors at once.
+    pub fn compile(sink: &SinkName, config: &SinkConfig, dialects: &[Dialect]) -> Result<Self, Vec<RuleError>> {
+        let dialects = if dialects.is_empty() { &[Dialect::Reference, Dialect::Live] } else { dialects };
+        let samples: Vec<Recorded> = dialects.iter().flat_map(|dialect| samples(*dialect)).collect();
+        let mut errors = Vec::new();
+        let mut report = |key: &str, text: &str, problems: Vec<Problem>| {
+            errors.extend(problems.into_iter().map(|problem| problem.of(sink, key, text)));
+        };
+
+        let filter_text = config.filter.clone().unwrap_or_default();
+        let filter = config
+            .filter
+            .as_deref()
+            .and_then(|text| Filter::compile(text, &samples).map_err(|problems| report("filter", text, problems)).ok());
+        let taken = taken(filter.as_ref(), &samples);
+        let mut template = |key: &str, text: &str, verify: fn(&str) -> Option<String>| {
+            let compiled = Template::compile(text).and_then(|template| {
+                try_on_samples(&template, text, &taken, verify)?;
+                Ok(template)
+            });
+            compiled.map_err(|problems| report(key, text, problems)).ok()
+        };
+        let (topic, key) = match &config.kind {
+            SinkKind::Kafka(kafka) => (
+                template("topic", &kafka.topic, |topic| topic_problem(topic).map(Into::into)),
+                template("key", &kafka.key, key_problem),
+            ),
+            SinkKind::Webhook(_) => (None, None),
+        };
+        let mut headers = Vec::new();
+        for (name, text) in &config.headers {
+            let key = format!("headers.{name}");
+            let compiled = template(&key, text, header_value_problem);
+            headers.extend(compiled.map(|compiled| (Arc::from(name.as_str()), compiled)));
+        }
+        for (name, text) in &config.headers {
+            if let Some(problem) = header_name_problem(name) {
+                let key = format!("headers.{name}");
+                errors.push(Problem::new(problem, 0..0).of(sink, &key, text));
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self {
+            sink: sink.clone(),
+            filter,
+            filter_text,
+            topic,
+            key,
+            headers,
+            kinds: RwLock::default(),
+            kinds_left: MAX_KINDS.into(),
+        })
+    }
+
+    /// What `check` warns of: types and resources that the filter names and that no account's dialect emits.
+    #[must_use]
+    pub fn warnings(&self, accounts: &[(AccountName, Dialect)]) -> Vec<String> {
+        let Some(filter) = &self.filter else { return Vec::new() };
+        let mut warnings = Vec::new();
+        for (named, at) in filter.named_types() {
+            let (what, name) = match &named {
+                NamedType::Type(name) => ("type", name.as_str()),
+                NamedType::Resource(name) => ("resource", name.as_str()),
+            };
+            let hints: Option<Vec<String>> = accounts
+                .iter()
+                .map(|(account, dialect)| never_emitted(*dialect, name).map(|hint| format!("{account}: {hint}")))
+                .collect();
+            if let Some(hints) = hints.filter(|hints| !hints.is_empty()) {
+                let message = format!("no account emits the {what} `{name}` ({})", hints.join("; "));
+                warnings.push(Problem::new(message, at).of(&self.sink, "filter", &self.filter_text).to_string());
+            }
+        }
+        warnings
+    }
+
+    fn accepts(&self, event: &Recorded) -> Result<bool, RouteError> {
+        let Some(filter) = &self.filter else { return Ok(true) };
+        if !filter.uses().only_the_kind() {
+            return filter.accepts(event).map_err(|why| failed("filter", why));
+        }
+        if let Some(accepted) = self.of_kind(event).and_then(|kind| kind.accepted) {
+            return Ok(accepted);
+        }
+        let accepted = filter.accepts(event).map_err(|why| failed("filter", why))?;
+        self.remember(event, |kind| kind.accepted = Some(accepted));
+        Ok(accepted)
+    }
+
+    fn topic(&self, event: &Recorded) -> Result<Arc<str>, RouteError> {
+        let Some(template) = &self.topic else { return Ok(Arc::default()) };
+        let same_for_kind = template.uses().only_the_kind();
+        if same_for_kind && let Some(topic) = self.of_kind(event).and_then(|kind| kind.topic) {
+            return Ok(topic);
+        }
+        let topic = template.render(event).map_err(|error| failed("topic", error.message))?;
+        if let Some(problem) = topic_problem(&topic) {
+            return Err(failed("topic", problem.into()));
+        }
+        let topic: Arc<str> = topic.into();
+        if same_for_kind {
+            self.remember(event, |kind| kind.topic = Some(Arc::clone(&topic)));
+        }
+        Ok(topic)
+    }
+
+    fn of_kind(&self, event: &Recorded) -> Option<Kind> {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        kinds.get(&event.account)?.get(&event.event_type).cloned()
+    }
+
+    fn remember(&self, event: &Recorded, note: impl FnOnce(&mut Kind)) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        let of_account = kinds.entry(event.account.clone()).or_default();
+        if let Some(kind) = of_account.get_mut(&event.event_type) {
+            note(kind);
+        } else if self.kinds_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            note(of_account.entry(event.event_type.clone()).or_default());
+        }
+    }
+}
+
+impl Route for Rules {
+    fn decide(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        match &event.replay {
+            Some(replay) if replay.sink != self.sink => return Ok(Decision::Filtered),
+            _ if event.is_control() => return Ok(Decision::Deliver(Address::default())),
+            None if !self.accepts(event)? => return Ok(Decision::Filtered),
+            // A replay was asked for by name, so no filter can be against it.
+            Some(_) | None => {}
+        }
+        let key = match &self.key {
+            Some(template) => checked("key", template.render(event), key_problem)?,
+            None => String::new(),
+        };
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for (name, template) in &self.headers {
+            let what = format!("header {name}");
+            headers.push((Arc::clone(name), checked(&what, template.render(event), header_value_problem)?));
+        }
+        Ok(Decision::Deliver(Address { topic: self.topic(event)?, key, headers }))
+    }
+}
+
+fn checked(
+    what: &str,
+    rendered: Result<String, RenderError>,
+    verify: fn(&str) -> Option<String>,
+) -> Result<String, RouteError> {
+    let text = rendered.map_err(|error| failed(what, error.message))?;
+    match verify(&text) {
+        Some(problem) => Err(failed(what, problem)),
+        None => Ok(text),
+    }
+}
+
+fn failed(what: &str, why: String) -> RouteError {
+    RouteError { what: what.to_owned(), why }
+}
+
+/// The samples that the filter takes; all of them where it takes none for sure.
+fn taken<'s>(filter: Option<&Filter>, samples: &'s [Recorded]) -> Vec<&'s Recorded> {
+    let taken = |sample: &&Recorded| filter.is_none_or(|filter| filter.accepts(sample).unwrap_or(false));
+    let sure: Vec<&Recorded> = samples.iter().filter(taken).collect();
+    if sure.is_empty() { samples.iter().collect() } else { sure }
+}
+
+/// Refuses a template that no sample event can be rendered by, for a reason that does not lie in the record's own
+/// fields (those differ from account to account).
+fn try_on_samples(
+    template: &Template,
+    text: &str,
+    samples: &[&Recorded],
+    verify: fn(&str) -> Option<String>,
+) -> Result<(), Vec<Problem>> {
+    let mut first = None;
+    for sample in samples {
+        let problem = match template.try_on(sample) {
+            Ok(None) => return Ok(()),
+            Ok(Some(rendered)) => match verify(&rendered) {
+                None => return Ok(()),
+                Some(problem) => Problem::new(problem, 0..text.len()),
+            },
+            Err(error) => Problem::new(
+                format!("it cannot be rendered for a {} event: {}", sample.event_type, error.message),
+                error.at.unwrap_or(0..text.len()),
+            ),
+        };
+        first = first.or(Some(problem));
+    }
+    first.map_or(Ok(()), |problem| Err(vec![problem]))
+}
+
+fn key_problem(key: &str) -> Option<String> {
+    (key.len() > MAX_KEY_BYTES).then(|| format!("the key is longer than {MAX_KEY_BYTES} bytes"))
+}
+
+fn header_value_problem(value: &str) -> Option<String> {
+    if value.len() > MAX_HEADER_BYTES {
+        return Some(format!("the value is longer than {MAX_HEADER_BYTES} bytes"));
+    }
+    value.chars().any(|c| c.is_control() && c != '\t').then(|| "the value has control characters".to_owned())
+}
+
+/// Headers that standpipe and HTTP itself set.
+fn header_name_problem(name: &str) -> Option<String> {
+    const RESERVED: [&str; 11] = [
+        "content-type",
+        "content-length",
+        "content-encoding",
+        "traceparent",
+        "tracestate",
+        "host",
+        "connection",
+        "transfer-encoding",
+        "te",
+        "upgrade",
+        "expect",
+    ];
+    let lower = name.to_ascii_lowercase();
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(token) {
+        return Some("a header's name is 1 to 128 letters, digits and any of !#$%&'*+-.^_`|~".to_owned());
+    }
+    let ours = lower.starts_with("standpipe-") || lower.starts_with("webhook-") || RESERVED.contains(&lower.as_str());
+    ours.then(|| format!("the header `{name}` is set by standpipe itself"))
+}
+
+/// Why a dialect never emits events of a type (`deal.updated`), of a pattern (`deal.*`) or of a resource (`deal`), with
+/// what to write instead; none where it does, or may.
+#[must_use]
+pub fn never_emitted(dialect: Dialect, pattern: &str) -> Option<String> {
+    let (resource, action) = pattern.split_once('.').unwrap_or((pattern, ""));
+    if resource.contains('*') || resource == "standpipe" {
+        return None;
+    }
+    let known = resources(dialect);
+    if known.contains(&resource) {
+        let known_action = ["", "*", "created", "updated", "deleted", "read"];
+        return (!known_action.contains(&action)).then(|| "actions are created, updated and deleted".to_owned());
+    }
+    Some(match (dialect, resource) {
+        (Dialect::Live, "organization") => {
+            "the live dialect has organizations as contacts with `is_organization`".to_owned()
+        }
+        (Dialect::Live, "activity") => {
+            "the live dialect has activities apart: call, task, note, visit, appointment".to_owned()
+        }
+        _ => match super::shape::nearest(resource, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the {} dialect is not known to have it", dialect.as_str()),
+        },
+    })
+}
