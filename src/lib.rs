@@ -33,5 +33,6 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod embedded;
+pub mod http;
 pub mod simulator;
 pub mod telemetry;

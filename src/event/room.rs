@@ -16,8 +16,31 @@ pub struct Capacity {
 #[derive(Debug)]
 #[must_use = "room that is dropped is free again"]
 pub struct Room {
-    _events: OwnedSemaphorePermit,
-    _kibibytes: OwnedSemaphorePermit,
+    events: OwnedSemaphorePermit,
+    kibibytes: OwnedSemaphorePermit,
+}
+
+impl Room {
+    /// Gives back what is beyond `events` and `bytes`: a fetched page mostly needs less than was taken for it.
+    pub fn shrink(&mut self, events: usize, bytes: u64) {
+        let excess = self.events.num_permits().saturating_sub(events);
+        drop(self.events.split(excess));
+        let excess = self.kibibytes.num_permits().saturating_sub(in_kibibytes(bytes) as usize);
+        drop(self.kibibytes.split(excess));
+    }
+
+    /// Takes what `events` and `bytes` need beyond what is held, at once or not at all: waiting for more while
+    /// holding some could wait for ever. Says whether the room is now large enough, or as large as can be.
+    #[must_use]
+    pub fn grow(&mut self, capacity: &Capacity, events: usize, bytes: u64) -> bool {
+        let (events, kibibytes) = capacity.cut(events, bytes);
+        let events = events.saturating_sub(u32::try_from(self.events.num_permits()).unwrap_or(u32::MAX));
+        let kibibytes = kibibytes.saturating_sub(u32::try_from(self.kibibytes.num_permits()).unwrap_or(u32::MAX));
+        let Some(more) = capacity.try_reserve(events as usize, u64::from(kibibytes) * 1024) else { return false };
+        self.events.merge(more.events);
+        self.kibibytes.merge(more.kibibytes);
+        true
+    }
 }
 
 impl Capacity {
@@ -41,7 +64,7 @@ impl Capacity {
         // Always in this order, so that two waiters cannot each hold what the other needs.
         let events = self.events.clone().acquire_many_owned(events).await.expect("never closed");
         let kibibytes = self.kibibytes.clone().acquire_many_owned(kibibytes).await.expect("never closed");
-        Room { _events: events, _kibibytes: kibibytes }
+        Room { events, kibibytes }
     }
 
     /// Takes room at once, or none.
@@ -51,7 +74,7 @@ impl Capacity {
         let granted = |permit: Result<OwnedSemaphorePermit, TryAcquireError>| permit.ok();
         let events = granted(self.events.clone().try_acquire_many_owned(events))?;
         let kibibytes = granted(self.kibibytes.clone().try_acquire_many_owned(kibibytes))?;
-        Some(Room { _events: events, _kibibytes: kibibytes })
+        Some(Room { events, kibibytes })
     }
 
     /// How many events are inside now.
@@ -73,4 +96,26 @@ impl Capacity {
 
 fn in_kibibytes(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn room_that_shrinks_is_free_for_others_and_grows_only_into_what_is_free() {
+        let capacity = Capacity::new(10, 10 * 1024);
+        let mut room = capacity.reserve(10, 10 * 1024).await;
+        assert!(capacity.try_reserve(1, 1).is_none());
+        room.shrink(4, 4 * 1024);
+        assert_eq!(capacity.depth(), 4);
+        let other = capacity.try_reserve(6, 6 * 1024).expect("six are free");
+        assert!(!room.grow(&capacity, 5, 5 * 1024), "nothing is free");
+        assert_eq!(capacity.depth(), 10, "a failed growth takes nothing");
+        drop(other);
+        assert!(room.grow(&capacity, 99, 99 * 1024), "a wish beyond the whole is cut to the whole");
+        assert_eq!(capacity.depth(), 10);
+        drop(room);
+        assert_eq!(capacity.depth(), 0);
+    }
 }

@@ -1,1 +1,3 @@
+//! The vendor: HTTP, authorization, the request budget, and both dialects of its JSON.
 
+pub mod wire;

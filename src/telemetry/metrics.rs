@@ -46,6 +46,8 @@ metrics! {
         "Polls of a source stream, by outcome: page, empty, throttled, error, gone.";
     Counter SOURCE_EVENTS_TOTAL = "standpipe_source_events_total" ["account", "stream"]
         "Events that source pages held, duplicates included.";
+    Counter SOURCE_UNWANTED_TOTAL = "standpipe_source_unwanted_total" ["account", "stream"]
+        "Events that the account's `events` patterns left out after the poll.";
     Gauge SOURCE_LAG_SECONDS = "standpipe_source_lag_seconds" ["account", "stream"]
         "Age of the newest event of the last page while the stream is not at its top; 0 at the top.";
     Gauge SOURCE_RETENTION_HEADROOM_SECONDS = "standpipe_source_retention_headroom_seconds" ["account", "stream"]
