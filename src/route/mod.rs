@@ -6,9 +6,12 @@
 //!
 //! One form exists: the canonical event's bytes as they are. A further one would be rendered here and travel in the
 //! [`Address`](crate::event::ports::Address), so that sinks go on knowing nothing of forms.
+//!
+//! [`Fanout`] hands committed batches over without ever waiting for a sink (INV-15).
 
 mod body;
 mod error;
+mod fanout;
 mod filter;
 mod rules;
 mod shape;
@@ -17,6 +20,7 @@ mod value;
 mod view;
 
 pub use error::RuleError;
+pub use fanout::{Fanout, SinkFeed};
 pub use rules::{Rules, never_emitted};
 
 #[cfg(test)]

@@ -1,0 +1,228 @@
+//! The way of committed batches to the sinks of a shard.
+//!
+//! Two paths lead to the same events. The *memory path* is a channel for each sink, bounded in events and bytes; a
+//! committed batch is put there while there is room. Where there is none it is simply not put there, so that a sink
+//! that cannot keep up stops neither the recorder nor another sink (INV-15) and holds no memory beyond its bound
+//! (INV-11). Such a sink takes the *ledger path*: it reads from its cursor up to the first batch that waits for it in
+//! memory.
+//!
+//! What a feed gives out is contiguous whatever was dropped, because only the caller's `after` says where to go on,
+//! never the channel. A dropped batch cannot leave a sink asleep: it sleeps on the head alone, and the head is raised
+//! after the attempt to hand the batch over.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::Gauge;
+use tokio::sync::{mpsc, watch};
+
+use crate::event::ports::{Feed, LedgerError, Publish, ReadLedger};
+use crate::event::{Batch, Capacity, Room, Seq, Shard, SinkName};
+use crate::telemetry::metrics::{CHANNEL_CAPACITY, CHANNEL_DEPTH};
+
+/// How much is read from the ledger at once.
+const READ_EVENTS: usize = 5_000;
+const READ_BYTES: usize = 8 << 20;
+/// Batches in a channel, at most; its [`Capacity`] bounds what they hold.
+const MAX_BATCHES: usize = 1_024;
+
+/// Hands committed batches of one shard to its sinks. Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct Fanout(Arc<Shared>);
+
+struct Shared {
+    shard: Shard,
+    head: watch::Sender<Seq>,
+    sinks: Mutex<Vec<Outlet>>,
+}
+
+/// The end of a sink's channel at which batches are put in.
+struct Outlet {
+    capacity: Capacity,
+    depth: Gauge,
+    channel: mpsc::Sender<Waiting>,
+}
+
+/// A batch in a channel, with what it takes there.
+struct Waiting {
+    batch: Arc<Batch>,
+    depth: Gauge,
+    _room: Room,
+}
+
+impl Fanout {
+    /// For a shard whose newest committed event is `head`.
+    #[must_use]
+    pub fn new(shard: Shard, head: Seq) -> Self {
+        Self(Arc::new(Shared { shard, head: watch::Sender::new(head), sinks: Mutex::default() }))
+    }
+
+    /// A new feed for a sink. Dropping it takes the sink out again, at any time.
+    pub fn feed<R: ReadLedger>(&self, sink: &SinkName, capacity: Capacity, ledger: R) -> SinkFeed<R> {
+        let (sender, receiver) = mpsc::channel(MAX_BATCHES);
+        let name = format!("sink/{sink}");
+        let size = metrics::gauge!(CHANNEL_CAPACITY, "channel" => name.clone());
+        #[expect(clippy::cast_precision_loss, reason = "a count of events, far below 2^52")]
+        let max_events = capacity.max_events() as f64;
+        size.increment(max_events);
+        let depth = metrics::gauge!(CHANNEL_DEPTH, "channel" => name);
+        self.sinks().push(Outlet { capacity, depth, channel: sender });
+        SinkFeed {
+            shard: self.0.shard,
+            head: self.0.head.subscribe(),
+            channel: receiver,
+            first: None,
+            ledger,
+            size,
+            max_events,
+        }
+    }
+
+    /// The newest committed event.
+    #[must_use]
+    pub fn head(&self) -> Seq {
+        *self.0.head.borrow()
+    }
+
+    fn sinks(&self) -> std::sync::MutexGuard<'_, Vec<Outlet>> {
+        self.0.sinks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Publish for Fanout {
+    fn publish(&self, batch: Arc<Batch>) {
+        let (events, bytes, to) = (batch.events.len(), batch.size() as u64, batch.to());
+        self.sinks().retain(|outlet| {
+            if let Some(room) = outlet.capacity.try_reserve(events, bytes)
+                && let Ok(place) = outlet.channel.try_reserve()
+            {
+                place.send(Waiting::new(Arc::clone(&batch), outlet.depth.clone(), room));
+            }
+            !outlet.channel.is_closed()
+        });
+        // Last: who wakes by the head finds the batch in its channel, or knows that it must read the ledger.
+        self.0.head.send_replace(to);
+    }
+}
+
+impl fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fanout").field("shard", &self.0.shard).field("head", &self.head()).finish_non_exhaustive()
+    }
+}
+
+impl Waiting {
+    fn new(batch: Arc<Batch>, depth: Gauge, room: Room) -> Self {
+        depth.increment(events(&batch));
+        Self { batch, depth, _room: room }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.depth.decrement(events(&self.batch));
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a count of events, far below 2^52")]
+fn events(batch: &Batch) -> f64 {
+    batch.events.len() as f64
+}
+
+/// A sink's [`Feed`] of one shard.
+pub struct SinkFeed<R> {
+    shard: Shard,
+    head: watch::Receiver<Seq>,
+    channel: mpsc::Receiver<Waiting>,
+    /// The first batch of the channel, when it has been looked at and is still ahead of the sink.
+    first: Option<Waiting>,
+    ledger: R,
+    size: Gauge,
+    max_events: f64,
+}
+
+impl<R> SinkFeed<R> {
+    /// The first batch in memory that has anything after `after`. Those before it are dropped.
+    fn first_in_memory(&mut self, after: Seq) -> Option<&Arc<Batch>> {
+        while self.first.as_ref().is_none_or(|waiting| waiting.batch.to() <= after) {
+            self.first = None;
+            self.first = Some(self.channel.try_recv().ok()?);
+        }
+        self.first.as_ref().map(|waiting| &waiting.batch)
+    }
+}
+
+impl<R: ReadLedger> Feed for SinkFeed<R> {
+    async fn next(&mut self, after: Seq) -> Result<Arc<Batch>, LedgerError> {
+        loop {
+            // The head is read first: all that has been published up to it is either in the channel by now or dropped.
+            let head = *self.head.borrow_and_update();
+            let until = match self.first_in_memory(after) {
+                Some(batch) if batch.after <= after => {
+                    let batch = rest_of(batch, after);
+                    self.first = None;
+                    return Ok(batch);
+                }
+                Some(batch) => batch.after,
+                None => head,
+            };
+            if until > after {
+                let batch = self.ledger.read(self.shard, after, until, READ_EVENTS, READ_BYTES).await?;
+                if batch.after != after || batch.events.is_empty() {
+                    return Err(unavailable(format!(
+                        "events {}..={until} of shard {} were committed and are not there",
+                        after.next(),
+                        self.shard
+                    )));
+                }
+                return Ok(Arc::new(batch));
+            }
+            if self.head.changed().await.is_err() {
+                return Err(unavailable(format!("the recorder of shard {} has stopped", self.shard)));
+            }
+        }
+    }
+
+    fn head(&self) -> Seq {
+        *self.head.borrow()
+    }
+}
+
+impl<R> Drop for SinkFeed<R> {
+    fn drop(&mut self) {
+        self.size.decrement(self.max_events);
+        // What is still inside gives its room and its part of the depth back.
+        self.channel.close();
+        while self.channel.try_recv().is_ok() {}
+    }
+}
+
+impl<R> fmt::Debug for SinkFeed<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkFeed")
+            .field("shard", &self.shard)
+            .field("head", &*self.head.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The part of a batch after `after`, which lies in it.
+fn rest_of(batch: &Arc<Batch>, after: Seq) -> Arc<Batch> {
+    let Some(taken) = usize::try_from(after.since(batch.after)).ok().filter(|taken| *taken > 0) else {
+        return Arc::clone(batch);
+    };
+    Arc::new(Batch {
+        shard: batch.shard,
+        after,
+        chain_before: batch.events[taken - 1].chain,
+        events: batch.events[taken..].to_vec(),
+    })
+}
+
+fn unavailable(why: String) -> LedgerError {
+    LedgerError::Unavailable { doing: "reading what a sink needs", source: why.into() }
+}
+
+#[cfg(test)]
+#[path = "fanout_tests.rs"]
+mod tests;
