@@ -1,0 +1,217 @@
+//! A private, real Apache Kafka (one combined node), and reading from it with `kcat`, which is not ours.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::OnceCell;
+
+use super::keeper::{self, Process};
+use super::wait::wait_until;
+
+const STARTS_WITHIN: Duration = Duration::from_secs(90);
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Kafka {
+    dir: PathBuf,
+    port: u16,
+    process: Process,
+}
+
+/// A message as `kcat -J` prints it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<String>,
+    pub headers: Vec<(String, String)>,
+    pub payload: Option<String>,
+}
+
+impl Message {
+    /// The value of a header that must be there once.
+    pub fn header(&self, name: &str) -> &str {
+        let mut found = self.headers.iter().filter(|(key, _)| key == name);
+        let (_, value) = found.next().unwrap_or_else(|| panic!("no header {name} in {self:?}"));
+        assert!(found.next().is_none(), "header {name} twice in {self:?}");
+        value
+    }
+
+    /// The value, which must be there.
+    pub fn body(&self) -> &str {
+        self.payload.as_deref().unwrap_or_else(|| panic!("no value in {self:?}"))
+    }
+}
+
+/// What a reader is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    ReadCommitted,
+    ReadUncommitted,
+}
+
+impl Kafka {
+    /// The broker that all tests of this binary share.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// A broker of one's own, to kill and start again.
+    pub async fn start() -> Self {
+        let dir = keeper::directory("kafka");
+        let (port, controller) = (keeper::free_port(), keeper::free_port());
+        let settings = dir.join("server.properties");
+        std::fs::write(&settings, properties(port, controller, &dir.join("data"))).expect("own directory");
+        let format = java()
+            .args(["kafka.tools.StorageTool", "format", "-t", "c3RhbmRwaXBlLXRlc3RzMQ", "-c"])
+            .arg(&settings)
+            .output()
+            .expect("java (run tests/prepare)");
+        assert!(format.status.success(), "cannot format Kafka's log: {}", String::from_utf8_lossy(&format.stderr));
+        let process = launch(&dir);
+        let kafka = Self { dir, port, process };
+        kafka.wait_ready().await;
+        kafka
+    }
+
+    /// `host:port`
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again after [`Kafka::kill`], on the same port and the same log.
+    pub async fn start_again(&mut self) {
+        self.process = launch(&self.dir);
+        self.wait_ready().await;
+    }
+
+    /// Stops the broker's process in its tracks, or lets it go on.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        self.process.signal(signal);
+    }
+
+    /// The names of all topics that are not Kafka's own.
+    pub async fn topics(&self) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Listing {
+            topics: Vec<Topic>,
+        }
+        #[derive(Deserialize)]
+        struct Topic {
+            topic: String,
+        }
+        let listing = self.kcat(&["-L", "-J"]).await.expect("kcat lists the topics");
+        let listing: Listing = serde_json::from_slice(&listing).expect("kcat -L -J prints JSON");
+        let names = listing.topics.into_iter().map(|topic| topic.topic);
+        names.filter(|name| !name.starts_with("__")).collect()
+    }
+
+    /// Everything in a topic, partition by partition in offset order, as a `read_committed` consumer sees it.
+    pub async fn read_committed(&self, topic: &str) -> Vec<Message> {
+        self.read(topic, "beginning", Isolation::ReadCommitted).await
+    }
+
+    /// The messages of a topic from an offset on (`beginning`, `-5` for the last five of each partition, …).
+    pub async fn read(&self, topic: &str, from: &str, isolation: Isolation) -> Vec<Message> {
+        self.try_read(topic, from, isolation).await.unwrap_or_else(|error| panic!("cannot read {topic}: {error}"))
+    }
+
+    /// As [`Kafka::read`], where the topic may not exist yet or the broker be away.
+    pub async fn try_read(&self, topic: &str, from: &str, isolation: Isolation) -> Result<Vec<Message>, String> {
+        let isolation = match isolation {
+            Isolation::ReadCommitted => "isolation.level=read_committed",
+            Isolation::ReadUncommitted => "isolation.level=read_uncommitted",
+        };
+        let out = self.kcat(&["-C", "-q", "-e", "-J", "-X", isolation, "-o", from, "-t", topic]).await?;
+        let mut messages = out
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| message(line).map_err(|error| format!("{error}: {}", String::from_utf8_lossy(line))))
+            .collect::<Result<Vec<_>, _>>()?;
+        messages.sort_by_key(|message| (message.partition, message.offset));
+        Ok(messages)
+    }
+
+    async fn kcat(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
+        let mut command = tokio::process::Command::new("kcat");
+        command.args(["-b", &self.brokers(), "-X", "socket.timeout.ms=10000", "-m", "10"]);
+        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+        let out = tokio::time::timeout(Duration::from_secs(60), command.output());
+        let out = out.await.map_err(|_| "kcat did not end in 60 s")?.map_err(|error| format!("kcat: {error}"))?;
+        if out.status.success() { Ok(out.stdout) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+    }
+
+    async fn wait_ready(&self) {
+        let what = format!("Kafka answers; its output is in {}", self.process.log_path().display());
+        wait_until(what, STARTS_WITHIN, || async { self.kcat(&["-L", "-m", "2"]).await.is_ok() }).await;
+    }
+}
+
+fn message(line: &[u8]) -> Result<Message, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Printed {
+        topic: String,
+        partition: i32,
+        offset: i64,
+        #[serde(default)]
+        headers: Vec<String>,
+        key: Option<String>,
+        payload: Option<String>,
+    }
+    let printed: Printed = serde_json::from_slice(line)?;
+    let mut parts = printed.headers.into_iter();
+    let mut headers = Vec::new();
+    while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+        headers.push((name, value));
+    }
+    let Printed { topic, partition, offset, key, payload, .. } = printed;
+    Ok(Message { topic, partition, offset, key, headers, payload })
+}
+
+fn launch(dir: &Path) -> Process {
+    let mut command = java();
+    command.arg("kafka.Kafka").arg(dir.join("server.properties")).current_dir(dir);
+    Process::start("Kafka", &mut command, &dir.join("log"))
+}
+
+fn java() -> Command {
+    let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/kafka/lib");
+    assert!(jars.is_dir(), "Kafka's jars are not in {}; run tests/prepare", jars.display());
+    let mut command = Command::new("java");
+    // The JVM expands the star; no shell comes between. One compiler tier: a broker lives for minutes here.
+    command.args(["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-cp").arg(jars.join("*"));
+    command
+}
+
+fn properties(port: u16, controller: u16, data: &Path) -> String {
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+log.dirs={data}
+num.partitions=3
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+",
+        data = data.display()
+    )
+}

@@ -1,0 +1,9 @@
+//! What the test binaries share: private servers that never outlive the process, outside clients, waiting.
+
+pub mod http;
+pub mod kafka;
+pub mod keeper;
+pub mod postgres;
+pub mod program;
+pub mod receiver;
+pub mod wait;

@@ -1,0 +1,178 @@
+//! A private, real PostgreSQL: one server for the whole test binary, one database for each test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process};
+use sqlx::{Connection as _, PgConnection};
+use tokio::sync::OnceCell;
+
+use super::keeper::{self, Process};
+use super::wait::wait_until;
+
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Waits for nobody, rolls back, writes a checkpoint.
+    Fast,
+    /// As a crash: everything is killed, the next start recovers from the log.
+    Immediate,
+}
+
+/// A running PostgreSQL.
+#[derive(Debug)]
+pub struct Postgres {
+    bin: PathBuf,
+    dir: PathBuf,
+    port: u16,
+    process: Process,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// The server that all tests of this binary share.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Postgres> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// A server of one's own, to stop and freeze.
+    pub async fn start() -> Self {
+        let bin = newest_bin();
+        let dir = keeper::directory("postgres");
+        if is_root() {
+            run(Command::new("chown").arg("nobody").arg(&dir));
+        }
+        let data = dir.join("data");
+        run(as_unprivileged(&bin.join("initdb"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .current_dir(&dir));
+        let port = keeper::free_port();
+        let process = launch(&bin, &dir, port);
+        let server = Self { bin, dir, port, process, databases: AtomicU32::new(0) };
+        server.wait_ready().await;
+        server
+    }
+
+    /// A new, empty database; gives its URL.
+    pub async fn database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(create).execute(&mut admin).await.expect("a new database");
+        self.url(&name)
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Stops it; the port stays its own.
+    pub async fn stop(&mut self, how: Stop) {
+        self.process.signal(match how {
+            Stop::Fast => Signal::INT,
+            Stop::Immediate => Signal::QUIT,
+        });
+        self.process.wait_ended(Duration::from_secs(30)).await;
+    }
+
+    /// Starts it again after [`Postgres::stop`].
+    pub async fn start_again(&mut self) {
+        self.process = launch(&self.bin, &self.dir, self.port);
+        self.wait_ready().await;
+    }
+
+    /// Stops every process of the server in its tracks. Gives what [`Frozen::thaw`] lets go on.
+    pub fn freeze(&self) -> Frozen {
+        // The postmaster first, so that it starts no further child.
+        let mut pids = vec![self.process.pid()];
+        self.process.signal(Signal::STOP);
+        pids.extend(keeper::children_of(self.process.pid()));
+        for pid in &pids[1..] {
+            // A backend may have ended since.
+            kill_process(*pid, Signal::STOP).ok();
+        }
+        Frozen { pids }
+    }
+
+    async fn wait_ready(&self) {
+        let port = self.port.to_string();
+        wait_until(format!("PostgreSQL answers; {}", self.process.log_tail()), STARTS_WITHIN, || async {
+            let probe = Command::new(self.bin.join("pg_isready"))
+                .args(["-q", "-h", "127.0.0.1", "-U", "postgres", "-p", &port])
+                .status();
+            probe.is_ok_and(|status| status.success())
+        })
+        .await;
+    }
+}
+
+/// A server whose processes are all stopped by SIGSTOP; goes on when dropped.
+#[derive(Debug)]
+pub struct Frozen {
+    pids: Vec<rustix::process::Pid>,
+}
+
+impl Frozen {
+    pub fn thaw(self) {}
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for pid in &self.pids {
+            kill_process(*pid, Signal::CONT).ok();
+        }
+    }
+}
+
+fn launch(bin: &Path, dir: &Path, port: u16) -> Process {
+    let mut command = as_unprivileged(&bin.join("postgres"));
+    command.arg("-D").arg(dir.join("data")).arg("-k").arg(dir).arg("-p").arg(port.to_string()).current_dir(dir);
+    // fsync guards against a crash of the machine, which no test makes.
+    for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=300"] {
+        command.args(["-c", setting]);
+    }
+    Process::start("PostgreSQL", &mut command, &dir.join("log"))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// PostgreSQL refuses to run as root.
+fn as_unprivileged(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=nobody", "--regid=65534", "--clear-groups"]).arg(program);
+    command
+}
+
+fn newest_bin() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .filter(|(_, bin)| bin.join("postgres").exists())
+        .max();
+    if let Some((_, bin)) = newest {
+        return bin;
+    }
+    let asked = Command::new("pg_config").arg("--bindir").output().expect("PostgreSQL (run tests/prepare)");
+    PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim())
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; run tests/prepare"));
+    assert!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,144 @@
+//! The real binary, as its users run it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use super::http;
+use super::keeper::{self, Process};
+use super::wait::wait_until;
+
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_standpipe"));
+    // What the developer's shell configures must not change a test.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("STANDPIPE_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("DATABASE_URL").stdin(Stdio::null());
+    command
+}
+
+/// Runs a verb to its end.
+pub async fn run(arguments: &[&str]) -> Output {
+    let mut command = tokio::process::Command::from(command());
+    command.args(arguments).kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
+    output.unwrap_or_else(|_| panic!("standpipe {arguments:?} did not end in 60 s")).expect("the binary runs")
+}
+
+/// `standpipe run` on a configuration of its own.
+#[derive(Debug)]
+pub struct Daemon {
+    pub process: Process,
+    dir: PathBuf,
+    port: u16,
+    environment: Vec<(String, String)>,
+}
+
+impl Daemon {
+    /// Starts a daemon with `configuration` (TOML without `state_dir` and `[server]`, which are made here).
+    pub fn start(name: &str, configuration: &str) -> Self {
+        Self::start_with(name, configuration, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(name: &str, configuration: &str, environment: &[(&str, &str)]) -> Self {
+        let dir = keeper::directory(name);
+        let port = keeper::free_port();
+        let top = format!("state_dir = \"{}\"\n", dir.join("state").display());
+        let server = format!(
+            "\n[server]\nlisten = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{port}\"\n",
+            keeper::free_port()
+        );
+        std::fs::write(dir.join("standpipe.toml"), top + configuration + &server).expect("own directory");
+        let environment: Vec<_> =
+            environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let process = launch(&dir, &environment);
+        Self { process, dir, port, environment }
+    }
+
+    /// Starts the same instance again after its end.
+    pub fn start_again(&mut self) {
+        let environment = std::mem::take(&mut self.environment);
+        self.start_again_with(environment);
+    }
+
+    /// The same with other variables.
+    pub fn start_again_with(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
+        self.process = launch(&self.dir, &self.environment);
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("standpipe.toml")
+    }
+
+    /// Runs a verb against this daemon's configuration.
+    pub async fn run_verb(&self, verb: &[&str]) -> Output {
+        let config = self.config();
+        let mut arguments = verb.to_vec();
+        arguments.extend(["--config", config.to_str().expect("a plain path")]);
+        run(&arguments).await
+    }
+
+    /// Status and body of `/readyz`; none while nobody listens.
+    pub async fn readyz(&self) -> Option<(u16, String)> {
+        http::get(&format!("http://127.0.0.1:{}/readyz", self.port)).await
+    }
+
+    pub async fn metrics(&self) -> Option<String> {
+        http::get(&format!("http://127.0.0.1:{}/metrics", self.port)).await.map(|(_, body)| body)
+    }
+
+    pub async fn wait_ready(&mut self, within: Duration) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.port);
+        let process = std::sync::Mutex::new(&mut self.process);
+        wait_until("the daemon is ready", within, || async {
+            let ended = process.lock().expect("one looker").ended();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}");
+            http::get(&url).await.is_some_and(|(status, _)| status == 200)
+        })
+        .await;
+    }
+}
+
+fn launch(dir: &Path, environment: &[(String, String)]) -> Process {
+    let mut command = command();
+    command.arg("run").arg("--config").arg(dir.join("standpipe.toml"));
+    command.envs(environment.iter().map(|(key, value)| (key, value))).current_dir(dir);
+    Process::start("standpipe run", &mut command, &dir.join("log"))
+}
+
+/// `standpipe simulate`, a Sell of one's own.
+#[derive(Debug)]
+pub struct Simulator {
+    pub process: Process,
+    port: u16,
+}
+
+impl Simulator {
+    /// Starts one; `arguments` are those after `--listen`.
+    pub async fn start(arguments: &[&str]) -> Self {
+        let dir = keeper::directory("simulator");
+        let port = keeper::free_port();
+        let mut command = command();
+        command.args(["simulate", "--listen", &format!("127.0.0.1:{port}")]).args(arguments).current_dir(&dir);
+        let process = Process::start("standpipe simulate", &mut command, &dir.join("log"));
+        let simulator = Self { process, port };
+        let listens = || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
+        wait_until("the simulator listens", Duration::from_secs(20), listens).await;
+        simulator
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The body of an admin endpoint, `/_simulator/<path>`.
+    pub async fn admin(&self, path: &str) -> String {
+        let url = format!("{}/_simulator/{path}", self.url());
+        let response = http::client().get(&url).send().await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert!(response.status().is_success(), "{url}: {}", response.status());
+        response.text().await.unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+}
