@@ -5,7 +5,6 @@
 ///
 /// A token or a signed body goes to the origin that it was meant for and to no other (sell-api.md, "Behaviour that
 /// follows"; design.md section 6).
-#[must_use]
 pub fn client_builder() -> reqwest::ClientBuilder {
     // The first caller installs the provider for the process; that it is there already is what we want.
     drop(rustls::crypto::ring::default_provider().install_default());

@@ -145,7 +145,7 @@ impl Kafka {
         let mut command = tokio::process::Command::new("kcat");
         command.args(["-b", &self.brokers(), "-X", "socket.timeout.ms=10000", "-m", "10"]);
         command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-        let out = tokio::time::timeout(Duration::from_secs(60), command.output());
+        let out = tokio::time::timeout(Duration::from_mins(1), command.output());
         let out = out.await.map_err(|_| "kcat did not end in 60 s")?.map_err(|error| format!("kcat: {error}"))?;
         if out.status.success() { Ok(out.stdout) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
     }

@@ -41,6 +41,7 @@ static KEEPER: LazyLock<Keeper> = LazyLock::new(|| {
     let root = tempfile::Builder::new().prefix("standpipe-test-").tempdir().expect("a temporary directory").keep();
     // PostgreSQL's unprivileged user must get through.
     std::fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).expect("own directory");
+    #[expect(clippy::zombie_processes, reason = "the keeper outlives this process on purpose")]
     let mut shell = Command::new("bash")
         .args(["-c", SCRIPT, "keeper"])
         .arg(&root)

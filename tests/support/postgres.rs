@@ -12,7 +12,7 @@ use tokio::sync::OnceCell;
 use super::keeper::{self, Process};
 use super::wait::wait_until;
 
-const STARTS_WITHIN: Duration = Duration::from_secs(60);
+const STARTS_WITHIN: Duration = Duration::from_mins(1);
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,9 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    pub fn thaw(self) {}
+    pub fn thaw(self) {
+        drop(self);
+    }
 }
 
 impl Drop for Frozen {

@@ -22,7 +22,7 @@ pub fn command() -> Command {
 pub async fn run(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(command());
     command.args(arguments).kill_on_drop(true);
-    let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
+    let output = tokio::time::timeout(Duration::from_mins(1), command.output()).await;
     output.unwrap_or_else(|_| panic!("standpipe {arguments:?} did not end in 60 s")).expect("the binary runs")
 }
 
