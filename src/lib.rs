@@ -33,6 +33,8 @@ pub mod clock;
 pub mod config;
 pub mod console;
 pub mod embedded;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 pub mod http;
 pub mod simulator;
 pub mod telemetry;
