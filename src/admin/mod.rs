@@ -1,6 +1,7 @@
 //! The HTTP side of running: `/livez`, `/readyz` and `/metrics` on `server.metrics_listen`.
 
 mod keys;
+mod serve;
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 pub use keys::{Gate, Refused};
+pub use serve::serve;
 
 /// What the endpoints show; `app` provides it, so that this module needs nothing of the pipe.
 pub trait Vitals: Send + Sync + 'static {
