@@ -7,12 +7,6 @@
 
 pub mod health;
 pub mod instance;
-mod run;
-pub mod shard;
+pub mod rules;
 pub mod signals;
-mod sinks;
-mod start;
 pub mod tasks;
-mod vitals;
-
-pub use run::{RunError, Running, run};

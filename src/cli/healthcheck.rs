@@ -27,7 +27,7 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     let address = match options.address {
         Some(address) => address,
-        None => super::load(global)?.config.server.metrics_listen,
+        None => super::load(global)?.loaded.config.server.metrics_listen,
     };
     let answer = tokio::time::timeout(DEADLINE, ask(reachable(address), &options.path))
         .await

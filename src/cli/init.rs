@@ -1,4 +1,3 @@
-use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -107,33 +106,26 @@ impl Answers {
              # `standpipe check` proves this file and everything that it points to.\n\n",
         );
         let quoted = |value: &str| toml_edit::Value::from(value).to_string().trim().to_owned();
-        let mut section = |head: String, keys: &[(&str, &str)]| {
-            if !head.is_empty() {
-                text.push_str(&head);
-            }
+        let mut section = |head: &str, keys: &[(&str, &str)]| {
+            text.push_str(head);
             for (key, value) in keys {
-                // Writing to a String cannot fail.
-                let _ = writeln!(text, "{key} = {}", quoted(value));
+                text.push_str(&format!("{key} = {}\n", quoted(value)));
             }
             text.push('\n');
         };
-        section(String::new(), &[("deployment", &self.deployment)]);
-        section("[ledger]\n".to_owned(), &[("url", &self.ledger)]);
-        section(format!("[accounts.{}]\n", self.account), &[("token_file", &self.token_file)]);
+        section("", &[("deployment", &self.deployment)]);
+        section("[ledger]\n", &[("url", &self.ledger)]);
+        section(&format!("[accounts.{}]\n", self.account), &[("token_file", &self.token_file)]);
         if !self.brokers.is_empty() {
             section(
-                "[sinks.kafka]\n".to_owned(),
+                "[sinks.kafka]\n",
                 &[("type", "kafka"), ("brokers", &self.brokers), ("topic", "sell.{{ resource }}")],
             );
         }
         if !self.webhook.is_empty() {
             section(
-                "# `standpipe webhook rotate --file FILE` makes the secret.\n[sinks.webhook]\n".to_owned(),
-                &[
-                    ("type", "webhook"),
-                    ("url", &self.webhook),
-                    ("secret_file", "/etc/standpipe/secrets/webhook-whsec"),
-                ],
+                "# `standpipe webhook rotate --file FILE` makes the secret.\n[sinks.webhook]\n",
+                &[("type", "webhook"), ("url", &self.webhook), ("secret_file", "/etc/standpipe/secrets/webhook-whsec")],
             );
         }
         text.trim_end().to_owned() + "\n"

@@ -7,10 +7,17 @@ mod output;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use indexmap::IndexMap;
 
 pub use failure::Failure;
+
+use crate::app;
+use crate::config::{self, Loaded, Override};
+use crate::event::SinkName;
+use crate::route::Rules;
 
 /// Delivers the event streams of Zendesk Sell to Kafka, exactly once, and to webhooks, at least once.
 #[derive(Debug, Parser)]
@@ -25,9 +32,42 @@ struct Cli {
 /// What every verb takes.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
-    /// Configuration file; repeat it to lay one over another [default: ./standpipe.toml, /etc/standpipe/standpipe.toml]
-    #[arg(long = "config", short = 'c', global = true, value_name = "FILE", env = "STANDPIPE_CONFIG")]
+    /// Configuration file; repeat it to lay one over another [default: `STANDPIPE_CONFIG`, else ./standpipe.toml, else
+    /// /etc/standpipe/standpipe.toml]
+    #[arg(long = "config", short = 'c', global = true, value_name = "FILE")]
     pub config: Vec<PathBuf>,
+    /// Set one key over files and environment: --set server.listen=127.0.0.1:9000. Not for secrets: arguments can be
+    /// seen by every user of the machine
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = parse_set)]
+    pub set: Vec<(String, String)>,
+}
+
+fn parse_set(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// A configuration with its rules compiled: everything that can be known to be right without leaving this machine.
+#[derive(Debug)]
+pub struct Ready {
+    /// The configuration.
+    pub loaded: Loaded,
+    /// The rules of its sinks.
+    pub rules: IndexMap<SinkName, Arc<Rules>>,
+}
+
+/// Loads the configuration that the arguments name. All errors at once, as a [`Failure`] of exit code 2.
+pub fn load(global: &Global) -> Result<Ready, Failure> {
+    let environment = config::process_environment();
+    let files = config::discover(&global.config, &environment);
+    let overrides: Vec<Override> = global
+        .set
+        .iter()
+        .map(|(key, value)| Override { flag: "--set".to_owned(), key: key.clone(), value: value.clone() })
+        .collect();
+    let loaded = config::load(&files, environment, &overrides).map_err(Failure::configuration)?;
+    let rules = app::rules::compile(&loaded.config).map_err(Failure::configuration)?;
+    Ok(Ready { loaded, rules })
 }
 
 #[derive(Debug, Subcommand)]

@@ -79,7 +79,11 @@ impl std::fmt::Display for Table {
             padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         };
         let head = line(self.head.clone());
-        if bold { write!(f, "\x1b[1m{head}\x1b[0m")? } else { f.write_str(&head)? }
+        if bold {
+            write!(f, "\x1b[1m{head}\x1b[0m")?;
+        } else {
+            f.write_str(&head)?;
+        }
         for row in &self.rows {
             write!(f, "\n{}", line(row.iter().map(String::as_str).collect()))?;
         }

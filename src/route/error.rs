@@ -29,12 +29,29 @@ impl RuleError {
     }
 }
 
+impl RuleError {
+    /// The message with the pointer into the text, without the key, for who names that already.
+    #[must_use]
+    pub fn pointing(&self) -> String {
+        Pointing(self).to_string()
+    }
+}
+
 impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (line, column) = self.position();
-        write!(f, "sinks.{}.{}: {} (line {line}, column {column})", self.sink, self.key, self.message)?;
-        let Some(shown) = self.text.lines().nth(line - 1) else { return Ok(()) };
-        let width = self.text[self.at.clone()].lines().next().map_or(1, |part| part.chars().count()).max(1);
+        write!(f, "sinks.{}.{}: {}", self.sink, self.key, Pointing(self))
+    }
+}
+
+struct Pointing<'a>(&'a RuleError);
+
+impl fmt::Display for Pointing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(error) = self;
+        let (line, column) = error.position();
+        write!(f, "{} (line {line}, column {column})", error.message)?;
+        let Some(shown) = error.text.lines().nth(line - 1) else { return Ok(()) };
+        let width = error.text[error.at.clone()].lines().next().map_or(1, |part| part.chars().count()).max(1);
         write!(f, "\n  | {shown}\n  | {:skip$}{}", "", "^".repeat(width), skip = column - 1)
     }
 }
