@@ -2,6 +2,11 @@
 //!
 //! Names are a contract: a snapshot test holds them. Labels are few (account, stream, sink, shard, outcome, status class),
 //! never an id or a URL. Values are kept as they change, never computed by scanning a table at scrape.
+//!
+//! A counter of the crate `metrics` is a whole number. One whose name ends in `_seconds_total` therefore counts
+//! nanoseconds, and only [`recorder`](super::recorder) writes it in seconds, exactly: use [`add_seconds`].
+
+use std::time::Duration;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,37 @@ pub struct Metric {
 /// The upper bounds of every histogram, in seconds: 1 ms to 2 min.
 pub const SECONDS_BUCKETS: [f64; 16] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0];
+
+/// The values of labels that are known ahead: their series exist from the start.
+pub mod values {
+    /// `outcome` of `source_polls_total`.
+    pub const POLL_OUTCOMES: [&str; 5] = ["page", "empty", "throttled", "error", "gone"];
+    /// `result` of `ledger_events_total`.
+    pub const RECORD_RESULTS: [&str; 5] = ["new", "duplicate", "conflicting", "resequenced", "rejected"];
+    /// `outcome` of `sink_events_total`.
+    pub const SINK_OUTCOMES: [&str; 5] = ["delivered", "filtered", "skipped", "truncated", "dead-letter"];
+    /// `state` of `sink_state`.
+    pub const SINK_STATES: [&str; 6] = ["starting", "running", "retrying", "paused", "disabled", "halted"];
+    /// `outcome` of `kafka_transactions_total`.
+    pub const TRANSACTION_OUTCOMES: [&str; 2] = ["committed", "discarded"];
+    /// `status_class` of `webhook_attempts_total`.
+    pub const ATTEMPT_CLASSES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "timeout", "refused", "error"];
+    /// `status_class` of `vendor_requests_total`.
+    pub const VENDOR_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "error"];
+    /// `window` of `vendor_budget_remaining`.
+    pub const BUDGET_WINDOWS: [&str; 2] = ["minute", "hour"];
+}
+
+/// Adds time to a counter whose name ends in `_seconds_total`, to the nanosecond; 584 years fit.
+pub fn add_seconds(counter: &metrics::Counter, time: Duration) {
+    counter.increment(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}
+
+/// Whether a counter is kept in nanoseconds and shown in seconds.
+#[must_use]
+pub fn is_in_nanoseconds(name: &str) -> bool {
+    name.ends_with("_seconds_total")
+}
 
 macro_rules! metrics {
     ($($kind:ident $constant:ident = $name:literal [$($label:literal),*] $help:literal;)*) => {

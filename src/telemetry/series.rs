@@ -1,0 +1,112 @@
+//! The series that exist before anything happens. Each function may be called again: it changes no value that is
+//! there already.
+
+use metrics::{counter, gauge, histogram};
+
+use super::metrics::values::{
+    ATTEMPT_CLASSES, BUDGET_WINDOWS, POLL_OUTCOMES, RECORD_RESULTS, SINK_OUTCOMES, SINK_STATES, TRANSACTION_OUTCOMES,
+    VENDOR_CLASSES,
+};
+use super::metrics::{
+    BLOCKED_SECONDS_TOTAL, DEAD_LETTERS, END_TO_END_SECONDS, GAPS_TOTAL, KAFKA_TRANSACTION_SECONDS,
+    KAFKA_TRANSACTIONS_TOTAL, LEDGER_BACKLOG_BYTES, LEDGER_COMMIT_SECONDS, LEDGER_EVENTS_TOTAL, SHARD_OWNED,
+    SINK_EVENTS_TOTAL, SINK_LAG_EVENTS, SINK_LAG_SECONDS, SINK_STATE, SOURCE_AT_TOP, SOURCE_EVENTS_TOTAL,
+    SOURCE_LAG_SECONDS, SOURCE_POLLS_TOTAL, SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL,
+    VENDOR_BUDGET_REMAINING, VENDOR_REQUESTS_TOTAL, WEBHOOK_ATTEMPTS_TOTAL, WEBHOOK_BREAKER_STATE,
+};
+use crate::config::{Config, SinkKind};
+use crate::event::{AccountName, GapReason, Shard, SinkName, StreamKey};
+
+/// Of the whole configuration: its accounts, sinks and shards.
+pub fn configured(config: &Config) {
+    for reason in [GapReason::PositionExpired, GapReason::Sought, GapReason::BacklogHold, GapReason::Retention] {
+        counter!(GAPS_TOTAL, "reason" => reason.as_str()).increment(0);
+    }
+    for stage in ["source", "ledger"] {
+        counter!(BLOCKED_SECONDS_TOTAL, "stage" => stage).increment(0);
+    }
+    for name in config.accounts.keys() {
+        account(name);
+    }
+    for number in 0..config.ledger.shards {
+        shard(Shard(number));
+    }
+    for (name, sink) in &config.sinks {
+        self::sink(name, &sink.kind);
+        for number in 0..config.ledger.shards {
+            sink_shard(name, &sink.kind, Shard(number));
+        }
+    }
+}
+
+/// Of an account.
+pub fn account(name: &AccountName) {
+    let name = || name.to_string();
+    for result in RECORD_RESULTS {
+        counter!(LEDGER_EVENTS_TOTAL, "account" => name(), "result" => result).increment(0);
+    }
+    for class in VENDOR_CLASSES {
+        counter!(VENDOR_REQUESTS_TOTAL, "account" => name(), "api" => "firehose", "status_class" => class).increment(0);
+    }
+    for window in BUDGET_WINDOWS {
+        gauge!(VENDOR_BUDGET_REMAINING, "account" => name(), "window" => window).increment(0.0);
+    }
+}
+
+/// Of a stream, when the source first knows it.
+pub fn stream(key: &StreamKey) {
+    let labels = || [("account", key.account.to_string()), ("stream", key.stream.to_string())];
+    for outcome in POLL_OUTCOMES {
+        let [account, stream] = labels();
+        counter!(SOURCE_POLLS_TOTAL, &[account, stream, ("outcome", outcome.to_owned())]).increment(0);
+    }
+    counter!(SOURCE_EVENTS_TOTAL, &labels()).increment(0);
+    counter!(SOURCE_UNWANTED_TOTAL, &labels()).increment(0);
+    gauge!(SOURCE_LAG_SECONDS, &labels()).increment(0.0);
+    gauge!(SOURCE_RETENTION_HEADROOM_SECONDS, &labels()).increment(0.0);
+    gauge!(SOURCE_AT_TOP, &labels()).increment(0.0);
+}
+
+/// Of a shard.
+pub fn shard(shard: Shard) {
+    gauge!(SHARD_OWNED, "shard" => shard.to_string()).increment(0.0);
+    gauge!(LEDGER_BACKLOG_BYTES, "shard" => shard.to_string()).increment(0.0);
+    drop(histogram!(LEDGER_COMMIT_SECONDS, "shard" => shard.to_string()));
+}
+
+/// Of a sink.
+pub fn sink(name: &SinkName, kind: &SinkKind) {
+    let sink = || name.to_string();
+    for outcome in SINK_OUTCOMES {
+        counter!(SINK_EVENTS_TOTAL, "sink" => sink(), "outcome" => outcome).increment(0);
+    }
+    gauge!(DEAD_LETTERS, "sink" => sink()).increment(0.0);
+    drop(histogram!(END_TO_END_SECONDS, "sink" => sink()));
+    match kind {
+        SinkKind::Kafka(_) => {
+            for outcome in TRANSACTION_OUTCOMES {
+                counter!(KAFKA_TRANSACTIONS_TOTAL, "sink" => sink(), "outcome" => outcome).increment(0);
+            }
+            drop(histogram!(KAFKA_TRANSACTION_SECONDS, "sink" => sink()));
+        }
+        SinkKind::Webhook(_) => {
+            for class in ATTEMPT_CLASSES {
+                counter!(WEBHOOK_ATTEMPTS_TOTAL, "sink" => sink(), "status_class" => class).increment(0);
+            }
+        }
+    }
+}
+
+/// Of a sink in a shard.
+pub fn sink_shard(name: &SinkName, kind: &SinkKind, shard: Shard) {
+    let labels = || [("sink", name.to_string()), ("shard", shard.to_string())];
+    gauge!(SINK_LAG_EVENTS, &labels()).increment(0.0);
+    gauge!(SINK_LAG_SECONDS, &labels()).increment(0.0);
+    for state in SINK_STATES {
+        let [sink, shard] = labels();
+        gauge!(SINK_STATE, &[sink, shard, ("state", state.to_owned())]).increment(0.0);
+    }
+    if let SinkKind::Webhook(_) = kind {
+        gauge!(WEBHOOK_BREAKER_STATE, &labels()).increment(0.0);
+    }
+}
