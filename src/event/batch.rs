@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::{AccountName, Chain, ContentHash, EventType, Seq, Shard, SinkName};
@@ -44,6 +45,27 @@ impl Recorded {
     #[must_use]
     pub fn is_control(&self) -> bool {
         self.event_type.as_str() == super::GAP_EVENT_TYPE
+    }
+
+    /// The W3C `traceparent` of its deliveries: trace and span are the first 24 bytes of SHA-256(account ‖ 0 ‖ event
+    /// id), so that every sink, attempt and replay of an event joins one trace without anything being kept.
+    #[must_use]
+    pub fn traceparent(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.account.as_str());
+        hash.update([0]);
+        hash.update(&*self.id);
+        let digest = hash.finalize();
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        for (at, byte) in digest.iter().take(24).enumerate() {
+            if at == 16 {
+                text.push('-');
+            }
+            text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+        }
+        text.push_str("-01");
+        text
     }
 
     /// The memory that it holds, in bytes, about.
