@@ -1,0 +1,124 @@
+use serde::Serialize;
+use time::OffsetDateTime;
+
+/// How things stand: the page's content, with the words of `status --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Overview {
+    /// The deployment's name.
+    pub deployment: String,
+    /// When this was looked up.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// What keeps the daemon from being simply ready, in words.
+    pub reasons: Vec<String>,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// Every shard.
+    pub shards: Vec<ShardLine>,
+    /// Every stream.
+    pub streams: Vec<StreamLine>,
+    /// Every sink, once for each shard.
+    pub sinks: Vec<SinkLine>,
+    /// Gaps that are not closed.
+    pub gaps: Vec<GapLine>,
+    /// The newest events, newest first.
+    pub events: Vec<EventLine>,
+}
+
+/// The ledger.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ledger {
+    /// Its id.
+    pub id: String,
+    /// The version of its schema.
+    pub schema: i64,
+}
+
+/// A shard.
+#[derive(Clone, Debug, Serialize)]
+pub struct ShardLine {
+    /// Its number.
+    pub shard: u16,
+    /// Who owns it; none while nobody does.
+    pub owner: Option<String>,
+    /// The owner's epoch.
+    pub epoch: i64,
+    /// The newest committed seq, which is also the number of events ever recorded in it.
+    pub head: u64,
+}
+
+/// A stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamLine {
+    /// The account's name.
+    pub account: String,
+    /// The stream's name.
+    pub stream: String,
+    /// What it is doing, in the words of `StreamState`.
+    pub state: String,
+    /// How far it is behind the source, in seconds, where that is known.
+    pub lag_seconds: Option<f64>,
+    /// Seconds until its position falls out of the source's history.
+    pub headroom_seconds: Option<f64>,
+    /// Whether the source says that nothing newer is there.
+    pub top: bool,
+}
+
+/// A sink in one shard.
+#[derive(Clone, Debug, Serialize)]
+pub struct SinkLine {
+    /// The sink's name.
+    pub sink: String,
+    /// The shard.
+    pub shard: u16,
+    /// `kafka` or `webhook`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The guarantee that it has: `exactly once`, `at least once`.
+    pub promise: String,
+    /// What it is doing, in the words of `SinkState`.
+    pub state: String,
+    /// The last seq that it took.
+    pub cursor: Option<u64>,
+    /// Recorded events that it has not taken.
+    pub lag_events: u64,
+    /// Age of the oldest of them, in seconds.
+    pub lag_seconds: Option<f64>,
+    /// Dead letters that wait for an operator.
+    pub dead_letters: u64,
+    /// What is wrong with it.
+    pub error: Option<String>,
+}
+
+/// A gap.
+#[derive(Clone, Debug, Serialize)]
+pub struct GapLine {
+    /// The stream (`acme/deals`) or the sink that it is in.
+    pub of: String,
+    /// Why, in the words of `GapReason`.
+    pub reason: String,
+    /// From where to where, in the source's or the ledger's terms.
+    pub range: String,
+    /// When it was recorded.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
+
+/// A recorded event.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventLine {
+    /// Its shard.
+    pub shard: u16,
+    /// Its place there.
+    pub seq: u64,
+    /// The account.
+    pub account: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The record's id.
+    pub record_id: String,
+    /// When it was recorded.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
