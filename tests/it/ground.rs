@@ -50,7 +50,7 @@ async fn a_broker_that_is_killed_starts_again_with_what_it_had() {
     produce(&brokers, "kept", "42:{\"a\":\"\u{e4}\u{2028}\"}");
     kafka.kill();
     kafka.start_again().await;
-    let read = || async {
+    let read = async || {
         let messages = kafka.try_read("kept", "beginning", Isolation::ReadCommitted).await.unwrap_or_default();
         messages.len() == 1
             && messages[0].key.as_deref() == Some("42")

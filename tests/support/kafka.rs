@@ -152,7 +152,7 @@ impl Kafka {
 
     async fn wait_ready(&self) {
         let what = format!("Kafka answers; its output is in {}", self.process.log_path().display());
-        wait_until(what, STARTS_WITHIN, || async { self.kcat(&["-L", "-m", "2"]).await.is_ok() }).await;
+        wait_until(what, STARTS_WITHIN, async || self.kcat(&["-L", "-m", "2"]).await.is_ok()).await;
     }
 }
 

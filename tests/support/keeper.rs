@@ -128,7 +128,7 @@ impl Process {
 
     pub async fn wait_ended(&mut self, within: Duration) -> ExitStatus {
         let what = format!("{} (pid {}) ends", self.name, self.pid.as_raw_nonzero());
-        let status = wait_for(what, within, || std::future::ready(self.ended())).await;
+        let status = wait_for(what, within, async || self.ended()).await;
         KEEPER.tell("forget", self.pid);
         status
     }

@@ -107,7 +107,7 @@ impl Postgres {
 
     async fn wait_ready(&self) {
         let port = self.port.to_string();
-        wait_until(format!("PostgreSQL answers; {}", self.process.log_tail()), STARTS_WITHIN, || async {
+        wait_until(format!("PostgreSQL answers; {}", self.process.log_tail()), STARTS_WITHIN, async || {
             let probe = Command::new(self.bin.join("pg_isready"))
                 .args(["-q", "-h", "127.0.0.1", "-U", "postgres", "-p", &port])
                 .status();

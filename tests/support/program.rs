@@ -92,9 +92,8 @@ impl Daemon {
 
     pub async fn wait_ready(&mut self, within: Duration) {
         let url = format!("http://127.0.0.1:{}/readyz", self.port);
-        let process = std::sync::Mutex::new(&mut self.process);
-        wait_until("the daemon is ready", within, || async {
-            let ended = process.lock().expect("one looker").ended();
+        wait_until("the daemon is ready", within, async || {
+            let ended = self.process.ended();
             assert!(ended.is_none(), "the daemon ended: {ended:?}");
             http::get(&url).await.is_some_and(|(status, _)| status == 200)
         })
@@ -125,7 +124,7 @@ impl Simulator {
         command.args(["simulate", "--listen", &format!("127.0.0.1:{port}")]).args(arguments).current_dir(&dir);
         let process = Process::start("standpipe simulate", &mut command, &dir.join("log"));
         let simulator = Self { process, port };
-        let listens = || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
+        let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
         wait_until("the simulator listens", Duration::from_secs(20), listens).await;
         simulator
     }

@@ -50,7 +50,7 @@ impl VerifyingReceiver {
         command.arg(root.join("tests/tools/receiver.py")).arg(port.to_string()).arg(secret).args(public_key);
         let process = Process::start("receiver.py", &mut command, &keeper::directory("receiver").join("log"));
         let receiver = Self { process, port };
-        let listens = || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
+        let listens = async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok();
         wait_until("receiver.py listens", Duration::from_secs(20), listens).await;
         receiver
     }
