@@ -1,9 +1,12 @@
 //! The command line: design.md section 9. Each verb has its file; this one lists them.
 
+mod completions;
+mod config;
 mod failure;
 mod healthcheck;
 mod init;
 mod output;
+mod version;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +18,7 @@ use indexmap::IndexMap;
 pub use failure::Failure;
 
 use crate::app;
-use crate::config::{self, Loaded, Override};
+use crate::config::{Loaded, Override};
 use crate::event::SinkName;
 use crate::route::Rules;
 
@@ -58,24 +61,35 @@ pub struct Ready {
 
 /// Loads the configuration that the arguments name. All errors at once, as a [`Failure`] of exit code 2.
 pub fn load(global: &Global) -> Result<Ready, Failure> {
-    let environment = config::process_environment();
-    let files = config::discover(&global.config, &environment);
+    let loaded = load_config(global)?;
+    let rules = app::rules::compile(&loaded.config).map_err(Failure::configuration)?;
+    Ok(Ready { loaded, rules })
+}
+
+/// The same without the rules of its sinks.
+fn load_config(global: &Global) -> Result<Loaded, Failure> {
+    let environment = crate::config::process_environment();
+    let files = crate::config::discover(&global.config, &environment);
     let overrides: Vec<Override> = global
         .set
         .iter()
         .map(|(key, value)| Override { flag: "--set".to_owned(), key: key.clone(), value: value.clone() })
         .collect();
-    let loaded = config::load(&files, environment, &overrides).map_err(Failure::configuration)?;
-    let rules = app::rules::compile(&loaded.config).map_err(Failure::configuration)?;
-    Ok(Ready { loaded, rules })
+    crate::config::load(&files, environment, &overrides).map_err(Failure::configuration)
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Write a first configuration
     Init(init::Options),
+    /// Show the effective configuration, its schema, or what every key means
+    Config(config::Options),
     /// Ask a running standpipe whether it is ready; for container health checks
     Healthcheck(healthcheck::Options),
+    /// Print a completion script for a shell
+    Completions(completions::Options),
+    /// Print the version, and those of what it is made of
+    Version(version::Options),
 }
 
 /// The program: parses the arguments, runs the verb, and turns what went wrong into an exit code
@@ -100,6 +114,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
     match verb {
         Verb::Init(options) => init::run(&global, &options),
+        Verb::Config(options) => config::run(&global, &options),
         Verb::Healthcheck(options) => healthcheck::run(&global, &options).await,
+        Verb::Completions(options) => completions::run(&options),
+        Verb::Version(options) => version::run(&options),
     }
 }

@@ -66,24 +66,6 @@ fn common(name: &str, raw: RawCommon, kind: Option<SinkKind>, to: &mut Checker<'
     if raw.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
         to.refuse(&path("filter"), "is empty; leave it out to take every event");
     }
-    for header in raw.headers.keys() {
-        let lower = header.0.to_ascii_lowercase();
-        let ours = lower.starts_with("standpipe-")
-            || lower.starts_with("webhook-")
-            || matches!(
-                lower.as_str(),
-                "traceparent"
-                    | "tracestate"
-                    | "content-type"
-                    | "content-length"
-                    | "host"
-                    | "connection"
-                    | "transfer-encoding"
-            );
-        if ours {
-            to.refuse(&join(&path("headers"), &header.0), "standpipe sets this header itself; choose another name");
-        }
-    }
     let RawFormat::Event = raw.format;
     Some(SinkConfig {
         filter: raw.filter,

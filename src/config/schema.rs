@@ -112,7 +112,7 @@ pub struct Reference {
     pub meaning: String,
 }
 
-/// Every key: its type, default and meaning, in the order of the file.
+/// Every key: its type, default and meaning, in the order of the alphabet, the keys of a table before its tables.
 #[must_use]
 pub fn reference() -> Vec<Reference> {
     let mut rows = Vec::new();

@@ -220,7 +220,6 @@ fn values_that_do_not_fit_each_other_are_refused() {
     assert!(error(&kafka("properties = { partitioner = \"random\" }")).contains("murmur2"));
     assert!(error(&kafka("properties.enable.idempotence = false")).contains("exactly-once"));
     assert!(error(&kafka("").replace("k:9092", "k")).contains("host:port"));
-    assert!(error(&kafka("headers.standpipe-id = \"x\"")).contains("sets this header itself"));
     loaded("base_url = \"http://127.0.0.1:8088/\"");
     loaded("[server]\nlisten = \"0.0.0.0:8080\"\nkeys.ci = { token = \"0123456789abcdef\", allow = [\"admin\"] }");
 }
