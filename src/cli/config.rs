@@ -41,7 +41,7 @@ pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
             if json { print_json(&shown_as_json(&loaded.shown)?) } else { line(loaded.shown.trim_end()) }
         }
         Verb::Schema => print_json(config::schema()),
-        Verb::Reference { json: true, .. } => print_json(&config::reference().into_iter().map(row).collect()),
+        Verb::Reference { json: true, .. } => print_json(&config::reference().iter().map(row).collect()),
         Verb::Reference { toml: true, .. } => line(config::DEFAULT_TOML.trim_end()),
         Verb::Reference { .. } => line(markdown(&config::reference()).trim_end()),
     }
@@ -51,7 +51,7 @@ fn print_json(value: &Value) -> Result<(), Failure> {
     line(&serde_json::to_string_pretty(value).map_err(Failure::runtime)?)
 }
 
-fn row(row: Reference) -> Value {
+fn row(row: &Reference) -> Value {
     json!({
         "section": row.section, "key": row.key, "type": row.kind, "default": row.default, "meaning": row.meaning,
     })

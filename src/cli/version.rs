@@ -14,7 +14,8 @@ pub struct Options {
 
 #[derive(Serialize)]
 struct Version {
-    version: &'static str,
+    #[serde(rename = "version")]
+    standpipe: &'static str,
     librdkafka: String,
     target: String,
     debug_assertions: bool,
@@ -24,7 +25,7 @@ struct Version {
 /// Prints what a report of a mistake should name.
 pub fn run(options: &Options) -> Result<(), Failure> {
     let version = Version {
-        version: env!("CARGO_PKG_VERSION"),
+        standpipe: env!("CARGO_PKG_VERSION"),
         librdkafka: rdkafka::util::get_rdkafka_version().1,
         target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         debug_assertions: cfg!(debug_assertions),
@@ -36,5 +37,5 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let marks =
         [(version.debug_assertions, " debug build"), (version.failpoints, " with failpoints: not for production")];
     let marks: String = marks.iter().filter(|(on, _)| *on).map(|(_, mark)| *mark).collect();
-    line(&format!("standpipe {} ({}, librdkafka {}){marks}", version.version, version.target, version.librdkafka))
+    line(&format!("standpipe {} ({}, librdkafka {}){marks}", version.standpipe, version.target, version.librdkafka))
 }

@@ -68,7 +68,7 @@ impl Logging {
             .with(spans)
             .try_init()
             .map_err(|_| LoggingError::Installed)?;
-        trace::set_sampled(traces.is_some());
+        trace::set_sent(traces.is_some());
         Ok(Self { filter: handle, traces })
     }
 
@@ -86,7 +86,7 @@ impl Logging {
     /// Sends the spans that wait, for at most `limit`.
     pub async fn shutdown(self, limit: Duration) {
         let Some(traces) = self.traces else { return };
-        trace::set_sampled(false);
+        trace::set_sent(false);
         let sent = tokio::task::spawn_blocking(move || traces.shutdown_with_timeout(limit));
         match tokio::time::timeout(limit, sent).await {
             Ok(Ok(Ok(()))) => {}

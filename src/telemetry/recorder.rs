@@ -15,11 +15,11 @@ const UPKEEP: Duration = Duration::from_secs(1);
 
 /// The metrics of the process.
 #[derive(Clone)]
-pub struct Metrics(PrometheusHandle);
+pub struct Recorder(PrometheusHandle);
 
-impl fmt::Debug for Metrics {
+impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Metrics")
+        f.write_str("Recorder")
     }
 }
 
@@ -28,7 +28,7 @@ impl fmt::Debug for Metrics {
 #[error("metrics are set up already")]
 pub struct AlreadyInstalled;
 
-impl Metrics {
+impl Recorder {
     /// Installs the recorder for the process, once.
     pub fn install() -> Result<Self, AlreadyInstalled> {
         let (recorder, metrics) = Self::build();
@@ -138,7 +138,7 @@ mod tests {
 
     /// What is scraped from a program that has only started, after `work`.
     fn scraped(work: impl FnOnce()) -> String {
-        let (recorder, metrics) = Metrics::build();
+        let (recorder, metrics) = Recorder::build();
         metrics::with_local_recorder(&recorder, || {
             describe();
             series::configured(&crate::config::parse("f.toml", CONFIG).unwrap().config);
