@@ -36,6 +36,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// How often the server is started when another program takes its port first.
 const TRIES: u32 = 3;
 const ROLE: &str = "standpipe";
+const URL_FILE: &str = "url";
 
 /// Waits for a line, which means a clean stop; at the end of its input instead, its parent is gone and it ends the
 /// server, whose process it names by the server's own file.
@@ -48,6 +49,7 @@ pub struct EmbeddedPostgres {
     pid: i32,
     watchdog: Child,
     url: SecretString,
+    url_file: PathBuf,
     log: PathBuf,
 }
 
@@ -88,6 +90,12 @@ impl EmbeddedPostgres {
         Secret::value(self.url.expose_secret())
     }
 
+    /// How another process of ours connects to the one that runs under `state_dir`: the file is there while it runs.
+    #[must_use]
+    pub fn url_of(state_dir: &Path) -> Secret {
+        Secret::file(state_dir.join("postgres").join(URL_FILE))
+    }
+
     /// Resolves when the server ends on its own.
     pub async fn ended(&mut self) -> EmbeddedError {
         match self.server.wait().await {
@@ -98,6 +106,9 @@ impl EmbeddedPostgres {
 
     /// Ends it: gracefully, and by force when it takes longer than `within`.
     pub async fn stop(mut self, within: Duration) -> Result<(), EmbeddedError> {
+        if let Err(error) = fs::remove_file(&self.url_file) {
+            tracing::debug!(%error, "the URL's file is gone already");
+        }
         // The watchdog first, so that it finds nothing to end.
         if let Some(mut line) = self.watchdog.stdin.take()
             && let Err(error) = line.write_all(b"stop\n").await
@@ -196,10 +207,7 @@ impl Place {
         }
         let password: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
         let file = self.password_file();
-        let mut options = fs::OpenOptions::new();
-        let written = options.create(true).truncate(true).write(true).mode(0o600).open(&file);
-        let written = written.and_then(|mut file| std::io::Write::write_all(&mut file, password.as_bytes()));
-        written.map_err(prepare("write", &file))?;
+        write_secret(&file, &password)?;
         self.give(&file)?;
         let program = programs.path("initdb");
         let mut command = self.command(&program);
@@ -254,8 +262,10 @@ impl Place {
             }
         };
         let url = SecretString::from(format!("postgres://{ROLE}:{}@127.0.0.1:{port}/postgres", password.trim()));
-        let mut started = EmbeddedPostgres { server, pid, watchdog, url, log: self.log() };
-        match self.ready(&mut started).await {
+        let url_file = self.home.join(URL_FILE);
+        let mut started = EmbeddedPostgres { server, pid, watchdog, url, url_file, log: self.log() };
+        let ready = self.ready(&mut started).await;
+        match ready.and_then(|()| write_secret(&started.url_file, started.url.expose_secret())) {
             Ok(()) => Ok(started),
             Err(error) => {
                 started.stop(Duration::from_secs(5)).await?;
@@ -313,6 +323,14 @@ impl Place {
         let data = fs::canonicalize(self.data());
         test_kill_process(process).is_ok() && matches!((works_in, data), (Ok(cwd), Ok(data)) if cwd == data)
     }
+}
+
+/// Writes a file that only we can read.
+fn write_secret(path: &Path, text: &str) -> Result<(), EmbeddedError> {
+    // One that exists would keep its owner and mode.
+    drop(fs::remove_file(path));
+    let file = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes())).map_err(prepare("write", path))
 }
 
 fn prepare(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> EmbeddedError {

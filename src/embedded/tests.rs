@@ -42,8 +42,10 @@ async fn an_embedded_postgres_starts_answers_ends_and_starts_again_on_its_data()
     assert!(!format!("{first:?} {:?}", first.url()).contains("postgres://"), "INV-16: the password is never shown");
     let made = std::fs::metadata(directory.path().join("postgres/data/PG_VERSION")).unwrap().modified().unwrap();
     let pid = server_of(directory.path());
+    let left = EmbeddedPostgres::url_of(directory.path());
+    assert_eq!(left.read().unwrap().expose_secret(), first.url().read().unwrap().expose_secret());
     first.stop(Duration::from_secs(10)).await.unwrap();
-    assert!(!lives(pid));
+    assert!(!lives(pid) && left.read().is_err());
 
     let second = EmbeddedPostgres::start(directory.path()).await.unwrap();
     answers(&second).await;
