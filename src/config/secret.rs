@@ -47,6 +47,15 @@ impl Secret {
         Self(Source::File(path))
     }
 
+    /// The file that holds it; none where it stands in the configuration itself.
+    #[must_use]
+    pub fn path(&self) -> Option<&std::path::Path> {
+        match &self.0 {
+            Source::Value(_) => None,
+            Source::File(path) => Some(path),
+        }
+    }
+
     /// The secret as it is now; white space around a file's content is not part of it.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         match &self.0 {

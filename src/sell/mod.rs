@@ -1,3 +1,18 @@
 //! The vendor: HTTP, authorization, the request budget, and both dialects of its JSON.
+//!
+//! A [`Vendor`] is one account's way to it, made once and shared by everything that calls: one connection pool, one
+//! token, one [`Budget`]. Only [`wire`] knows what the vendor's JSON looks like.
 
+mod auth;
+mod budget;
+mod check;
+mod client;
+mod error;
+mod firehose;
 pub mod wire;
+
+pub use budget::{Budget, Limits, Priority, Slot};
+pub use check::{CheckReport, check};
+pub use client::{Answer, Call, Vendor};
+pub use error::{SellDisposition, SellError, chain};
+pub use firehose::{Poll, StreamListed, page, page_limit};

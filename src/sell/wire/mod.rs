@@ -23,7 +23,7 @@ use crate::event::{AccountName, Event, MAX_POSITION_BYTES, Position, Rejected, S
 
 use canonical::Canonical;
 pub use canonical::Unfit;
-pub use reference::{Subscribed, listing, subscribed};
+pub use reference::{Subscribed, listing, subscribed, subscription};
 
 /// The streams that the live dialect is known to have. Not a closed list: configuration may name others.
 pub const LIVE_STREAMS: [&str; 19] = live::STREAMS;
@@ -61,6 +61,13 @@ impl PageContent {
     #[must_use]
     pub fn held(&self) -> usize {
         self.events.len() + self.rejected.len() + self.unwanted
+    }
+
+    /// The memory that it holds, in bytes, about.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let events: usize = self.events.iter().map(Event::size).sum();
+        (events + self.rejected.iter().map(|rejected| rejected.raw.len()).sum::<usize>()) as u64
     }
 }
 

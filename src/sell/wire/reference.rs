@@ -5,7 +5,8 @@ use serde::{Deserialize, Deserializer};
 use super::WireError;
 use super::canonical::{Canonical, Unfit, text};
 use super::element::{self, get};
-use crate::event::Position;
+use crate::event::{Position, StreamName};
+use crate::sell::StreamListed;
 
 /// `{"id","type","timestamp","data":{"<resource>":{…}},"previous":{…},"meta":{"stream","sequence","cause"}}`
 pub(super) struct Item<'a>(element::Item<'a, true>);
@@ -56,22 +57,41 @@ impl<'a> super::Element<'a> for Item<'a> {
     }
 }
 
-/// A stream as `GET /firehose` lists it.
-#[derive(Debug, Deserialize)]
-struct Listed {
-    id: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Listing {
-    items: Vec<Listed>,
-}
-
-/// The names of the streams in a listing.
-pub fn listing(body: &[u8]) -> Result<Vec<String>, WireError> {
-    let listing: Listing = serde_json::from_slice(body)
+/// The streams of a listing, with the resources whose events each carries.
+pub fn listing(body: &[u8]) -> Result<Vec<StreamListed>, WireError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        items: Vec<Listed>,
+    }
+    #[derive(Deserialize)]
+    struct Listed {
+        id: String,
+        #[serde(default)]
+        event_types: Vec<String>,
+    }
+    let answer: Answer = serde_json::from_slice(body)
         .map_err(|error| WireError::Shape { expected: "a list of streams", why: error.to_string() })?;
-    Ok(listing.items.into_iter().map(|listed| listed.id).collect())
+    let listed = answer.items.into_iter().filter(|listed| fits_a_name(&listed.id)).map(|listed| {
+        let mut resources: Vec<String> =
+            listed.event_types.iter().filter_map(|event_type| Some(event_type.split_once('.')?.0.to_owned())).collect();
+        resources.dedup();
+        StreamListed { stream: StreamName::from(listed.id), resources }
+    });
+    Ok(listed.collect())
+}
+
+/// Whether a stream's name can be kept and stand in a path.
+fn fits_a_name(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && !name.contains('\0') && name != "." && name != ".."
+}
+
+/// The body of `POST /firehose/subscribe`: all events of the resources.
+#[must_use]
+pub fn subscription(name: &str, resources: &[String], position: &Position) -> Vec<u8> {
+    let event_types: Vec<String> = resources.iter().map(|resource| format!("{resource}.*")).collect();
+    serde_json::json!({ "name": name, "event_types": event_types, "position": position.as_str() })
+        .to_string()
+        .into_bytes()
 }
 
 /// What a subscription gave.
@@ -92,9 +112,8 @@ pub fn subscribed(body: &[u8]) -> Result<Subscribed, WireError> {
     }
     let shape = |why: String| WireError::Shape { expected: "a subscription", why };
     let answer: Answer = serde_json::from_slice(body).map_err(|error| shape(error.to_string()))?;
-    let position = super::held_position(&answer.position)?;
-    if answer.stream_id.is_empty() || answer.stream_id.len() > 256 {
-        return Err(shape("its stream_id is not 1 to 256 bytes".to_owned()));
+    if !fits_a_name(&answer.stream_id) {
+        return Err(shape("its stream_id cannot stand in a path".to_owned()));
     }
-    Ok(Subscribed { stream_id: answer.stream_id, position })
+    Ok(Subscribed { stream_id: answer.stream_id, position: super::held_position(&answer.position)? })
 }

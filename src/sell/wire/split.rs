@@ -161,7 +161,11 @@ impl<'a> Cursor<'a> {
             }
             self.at += 1;
         }
-        Ok(self.bytes[start..self.at].trim_ascii_end())
+        let value = &self.bytes[start..self.at];
+        // JSON's white space, and nothing else that Rust takes for such.
+        let end =
+            value.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).map_or(0, |last| last + 1);
+        Ok(&value[..end])
     }
 
     fn string(&mut self) -> Result<(), SplitError> {
