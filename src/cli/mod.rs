@@ -1,5 +1,6 @@
 //! The command line: design.md section 9. Each verb has its file; this one lists them.
 
+mod check;
 mod completions;
 mod config;
 mod failure;
@@ -82,6 +83,8 @@ fn load_config(global: &Global) -> Result<Loaded, Failure> {
 enum Verb {
     /// Write a first configuration
     Init(init::Options),
+    /// Say what a configuration means and promises, and what is wrong with it
+    Check(check::Options),
     /// Show the effective configuration, its schema, or what every key means
     Config(config::Options),
     /// Ask a running standpipe whether it is ready; for container health checks
@@ -114,6 +117,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
     match verb {
         Verb::Init(options) => init::run(&global, &options),
+        Verb::Check(options) => check::run(&global, &options),
         Verb::Config(options) => config::run(&global, &options),
         Verb::Healthcheck(options) => healthcheck::run(&global, &options).await,
         Verb::Completions(options) => completions::run(&options),

@@ -1,0 +1,248 @@
+//! `standpipe check`: what a configuration means and promises, before it runs.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::output::{line, printable};
+use super::{Failure, Global, Ready};
+use crate::config::{Config, DialectChoice, LedgerUrl, Order, SinkConfig, SinkKind};
+use crate::event::ports::Dialect;
+use crate::route::never_emitted;
+
+/// `standpipe check`
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Look at nothing but the configuration: no database, broker or vendor is asked
+    #[arg(long)]
+    offline: bool,
+    /// Print JSON instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a configuration means.
+#[derive(Debug, Serialize)]
+struct Report {
+    deployment: String,
+    ledger: &'static str,
+    shards: u16,
+    accounts: Vec<AccountReport>,
+    sinks: Vec<SinkReport>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct AccountReport {
+    account: String,
+    base_url: String,
+    dialect: &'static str,
+    streams: Vec<String>,
+    events: Vec<String>,
+    guarantee: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct SinkReport {
+    sink: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    guarantee: &'static str,
+    order: &'static str,
+}
+
+/// Loads and checks everything that can be known on this machine.
+pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
+    let ready = super::load(global)?;
+    let report = report(&ready);
+    if options.json {
+        return line(&serde_json::to_string_pretty(&report).map_err(Failure::runtime)?);
+    }
+    line(text(&report).trim_end())
+}
+
+fn report(ready: &Ready) -> Report {
+    let config = &ready.loaded.config;
+    let mut warnings: Vec<String> = ready.loaded.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(dialect_warnings(ready));
+    warnings.extend(key_warnings(config));
+    Report {
+        deployment: config.deployment.clone(),
+        ledger: match config.ledger.url {
+            LedgerUrl::Postgres(_) => "postgres",
+            LedgerUrl::Embedded => "embedded",
+        },
+        shards: config.ledger.shards,
+        accounts: config
+            .accounts
+            .iter()
+            .map(|(name, account)| AccountReport {
+                account: name.to_string(),
+                base_url: account.base_url.clone(),
+                dialect: match account.dialect {
+                    DialectChoice::Auto => "auto",
+                    DialectChoice::Fixed(dialect) => dialect.as_str(),
+                },
+                streams: account.streams.clone(),
+                events: account.events.clone(),
+                guarantee: "recorded exactly once",
+            })
+            .collect(),
+        sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink)).collect(),
+        warnings,
+    }
+}
+
+/// The guarantee that a sink really has, in the words of the guarantee table.
+fn sink_report(name: &str, sink: &SinkConfig) -> SinkReport {
+    let in_order = "first deliveries of one record's events arrive in source order";
+    let (guarantee, order) = match &sink.kind {
+        SinkKind::Kafka(kafka) if keeps_records_together(&kafka.key) => {
+            ("exactly once for read_committed consumers", in_order)
+        }
+        SinkKind::Kafka(_) => (
+            "exactly once for read_committed consumers",
+            "in source order within a partition; this key may spread one record over several",
+        ),
+        SinkKind::Webhook(webhook) => (
+            "at least once, with the same webhook-id on every attempt",
+            match webhook.order {
+                Order::Record => in_order,
+                Order::None => "none: events of one record do not wait for each other",
+            },
+        ),
+    };
+    SinkReport { sink: name.to_owned(), kind: sink.kind.as_str(), guarantee, order }
+}
+
+/// Whether events of one record always get one key: the template names the record and nothing that changes with the
+/// event.
+fn keeps_records_together(key: &str) -> bool {
+    let changing = ["id", "timestamp", "sequence", "action", "type", "cause", "data", "previous", "meta"];
+    let words = || key.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words().any(|word| word == "record_id") && !words().any(|word| changing.contains(&word))
+}
+
+fn key_warnings(config: &Config) -> Vec<String> {
+    let kafka = config.sinks.iter().filter_map(|(name, sink)| match &sink.kind {
+        SinkKind::Kafka(kafka) if !keeps_records_together(&kafka.key) => Some(name),
+        _ => None,
+    });
+    kafka
+        .map(|name| {
+            let message = "events of one record may get different keys and so lose their order among each other; the \
+                           default key keeps it";
+            config.problem(&format!("sinks.{name}.key"), message).to_string()
+        })
+        .collect()
+}
+
+/// Filters and `events` that name a type which the account's dialect never emits. While the dialect is not known
+/// (`auto`), only what neither emits is named.
+fn dialect_warnings(ready: &Ready) -> Vec<String> {
+    let config = &ready.loaded.config;
+    let mut dialects = Vec::new();
+    let mut warnings = Vec::new();
+    for (name, account) in &config.accounts {
+        let possible: &[Dialect] = match &account.dialect {
+            DialectChoice::Fixed(dialect) => std::slice::from_ref(dialect),
+            DialectChoice::Auto => &[Dialect::Reference, Dialect::Live],
+        };
+        dialects.extend(possible.iter().map(|dialect| (name.clone(), *dialect)));
+        for (index, pattern) in account.events.iter().enumerate() {
+            let hints: Option<Vec<String>> = possible.iter().map(|dialect| never_emitted(*dialect, pattern)).collect();
+            if let Some(hint) = hints.and_then(|hints| hints.into_iter().next()) {
+                let message = format!("the account never emits `{pattern}`: {hint}");
+                warnings.push(config.problem(&format!("accounts.{name}.events[{index}]"), message).to_string());
+            }
+        }
+    }
+    warnings.extend(ready.rules.values().flat_map(|rules| rules.warnings(&dialects)));
+    warnings
+}
+
+fn text(report: &Report) -> String {
+    let mut out = String::new();
+    let mut say = |text: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        out.write_fmt(text).and_then(|()| out.write_char('\n')).unwrap_or_default();
+    };
+    let shards = if report.shards == 1 { "1 shard".to_owned() } else { format!("{} shards", report.shards) };
+    say(format_args!("deployment {} ({} ledger, {shards})", report.deployment, report.ledger));
+    for account in &report.accounts {
+        let (streams, events) = (account.streams.join(" "), account.events.join(" "));
+        say(format_args!("\naccount {}: {}", account.account, account.guarantee));
+        say(format_args!("  {}, dialect {}, streams {streams}, events {events}", account.base_url, account.dialect));
+    }
+    for sink in &report.sinks {
+        say(format_args!("\nsink {} ({}): {}", sink.sink, sink.kind, sink.guarantee));
+        say(format_args!("  order: {}", sink.order));
+    }
+    for warning in &report.warnings {
+        let lines: Vec<String> = warning.lines().map(printable).collect();
+        say(format_args!("\nwarning: {}", lines.join("\n  ")));
+    }
+    say(format_args!("\nThe configuration is right. Nothing outside of it was asked."));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready(text: &str) -> Ready {
+        let loaded = crate::config::parse("f.toml", text).unwrap();
+        let rules = crate::app::rules::compile(&loaded.config).unwrap();
+        Ready { loaded, rules }
+    }
+
+    const CONFIG: &str = r#"deployment = "t"
+[ledger]
+url = "embedded"
+[accounts.acme]
+token = "t"
+dialect = "live"
+events = ["deal.*", "organization.created"]
+[sinks.crm]
+type = "kafka"
+brokers = "b:1"
+topic = "t"
+key = "{{ account }}/{{ id }}"
+filter = "type == 'activity.created'"
+[sinks.whole]
+type = "kafka"
+brokers = "b:1"
+topic = "t"
+[sinks.ops]
+type = "webhook"
+url = "https://h/"
+secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+order = "none"
+"#;
+
+    #[test]
+    fn check_prints_the_guarantee_that_each_sink_really_has() {
+        let report = report(&ready(CONFIG));
+        let told: Vec<_> = report.sinks.iter().map(|sink| (sink.sink.as_str(), sink.guarantee, sink.order)).collect();
+        assert_eq!(told[0].1, "exactly once for read_committed consumers");
+        assert!(told[0].2.contains("may spread one record"), "{told:?}");
+        assert_eq!(told[1].2, "first deliveries of one record's events arrive in source order");
+        assert!(told[2].1.starts_with("at least once, with the same webhook-id"), "{told:?}");
+        assert!(told[2].2.starts_with("none"), "{told:?}");
+    }
+
+    #[test]
+    fn check_warns_of_types_that_the_dialect_never_emits_and_of_keys_that_lose_the_order() {
+        let report = report(&ready(CONFIG));
+        let warned = |text: &str| report.warnings.iter().any(|warning| warning.contains(text));
+        assert!(
+            warned("f.toml:7: accounts.acme.events[1]: the account never emits `organization.created`"),
+            "{report:?}"
+        );
+        assert!(warned("f.toml:12: sinks.crm.key"), "{report:?}");
+        assert!(warned("activity.created"), "{report:?}");
+        let shown = text(&report);
+        assert!(shown.contains("sink ops (webhook): at least once"), "{shown}");
+    }
+}
