@@ -37,7 +37,7 @@ enum Verb {
 pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     match options.verb {
         Verb::Show { json } => {
-            let loaded = super::load_config(global)?;
+            let loaded = super::load(global)?.loaded;
             if json { print_json(&shown_as_json(&loaded.shown)?) } else { line(loaded.shown.trim_end()) }
         }
         Verb::Schema => print_json(config::schema()),

@@ -19,7 +19,7 @@ use indexmap::IndexMap;
 pub use failure::Failure;
 
 use crate::app;
-use crate::config::{Loaded, Override};
+use crate::config::{Config, Loaded, Override, Problem};
 use crate::event::SinkName;
 use crate::route::Rules;
 
@@ -62,13 +62,18 @@ pub struct Ready {
 
 /// Loads the configuration that the arguments name. All errors at once, as a [`Failure`] of exit code 2.
 pub fn load(global: &Global) -> Result<Ready, Failure> {
-    let loaded = load_config(global)?;
-    let rules = app::rules::compile(&loaded.config).map_err(Failure::configuration)?;
+    let mut rules = IndexMap::new();
+    let loaded = load_and(global, |config| match app::rules::compile(config) {
+        Ok(compiled) => {
+            rules = compiled;
+            Vec::new()
+        }
+        Err(errors) => errors.0,
+    })?;
     Ok(Ready { loaded, rules })
 }
 
-/// The same without the rules of its sinks.
-fn load_config(global: &Global) -> Result<Loaded, Failure> {
+fn load_and(global: &Global, further: impl FnOnce(&Config) -> Vec<Problem>) -> Result<Loaded, Failure> {
     let environment = crate::config::process_environment();
     let files = crate::config::discover(&global.config, &environment);
     let overrides: Vec<Override> = global
@@ -76,7 +81,7 @@ fn load_config(global: &Global) -> Result<Loaded, Failure> {
         .iter()
         .map(|(key, value)| Override { flag: "--set".to_owned(), key: key.clone(), value: value.clone() })
         .collect();
-    crate::config::load(&files, environment, &overrides).map_err(Failure::configuration)
+    crate::config::load_and(&files, environment, &overrides, further).map_err(Failure::configuration)
 }
 
 #[derive(Debug, Subcommand)]

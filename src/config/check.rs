@@ -108,13 +108,14 @@ impl Checker<'_> {
     }
 }
 
-/// None only together with a problem.
+/// Gives a configuration even where something is wrong, so that further checks can look at the rest of it; what has a
+/// problem is left out or stands empty.
 pub(super) fn check(
     raw: RawConfig,
     origins: &Origins,
     bad: Vec<String>,
     problems: &mut Vec<Problem>,
-) -> (Option<Config>, Vec<Problem>) {
+) -> (Config, Vec<Problem>) {
     let mut to = Checker { origins, bad, problems, warnings: Vec::new() };
     let deployment = deployment(raw.deployment, &mut to);
     to.at_least("startup_timeout", raw.startup_timeout.0, Duration::from_secs(1));
@@ -140,44 +141,39 @@ pub(super) fn check(
         }
     }
     let ledger = ledger(raw.ledger, &accounts, &mut to);
-    let sinks = raw
-        .sinks
-        .into_iter()
-        .filter_map(|(name, raw)| Some((name.0.as_str().into(), sink(&name.0, raw, &mut to)?)))
-        .collect();
+    let sinks =
+        raw.sinks.into_iter().map(|(name, raw)| (name.0.as_str().into(), sink(&name.0, raw, &mut to))).collect();
     let warnings = to.warnings;
-    let config = (|| {
-        Some(Config {
-            deployment: deployment?,
-            state_dir,
-            startup_timeout: raw.startup_timeout.0,
-            drain_timeout: raw.drain_timeout.0,
-            ledger: ledger?,
-            channels: ChannelsConfig { events: raw.channels.events as usize, bytes: raw.channels.bytes.0 },
-            server,
-            accounts,
-            sinks,
-            telemetry,
-            origins: origins.clone(),
-        })
-    })();
+    let config = Config {
+        deployment,
+        state_dir,
+        startup_timeout: raw.startup_timeout.0,
+        drain_timeout: raw.drain_timeout.0,
+        ledger,
+        channels: ChannelsConfig { events: raw.channels.events as usize, bytes: raw.channels.bytes.0 },
+        server,
+        accounts,
+        sinks,
+        telemetry,
+        origins: origins.clone(),
+    };
     (config, warnings)
 }
 
-fn deployment(given: Option<String>, to: &mut Checker<'_>) -> Option<String> {
+fn deployment(given: Option<String>, to: &mut Checker<'_>) -> String {
     match given {
         None => {
             to.refuse("deployment", "is missing; give this deployment a name of its own: deployment = \"acme-prod\"");
-            None
+            String::new()
         }
         Some(name) if !is_name(&name) => {
             to.refuse(
                 "deployment",
                 "not a name: a name has lower-case letters, digits and `-`, begins with a letter, and is at most 32 long",
             );
-            None
+            name
         }
-        name => name,
+        Some(name) => name,
     }
 }
 
@@ -194,11 +190,7 @@ fn audit(raw: &RawAudit, to: &mut Checker<'_>) {
     }
 }
 
-fn ledger(
-    raw: RawLedger,
-    accounts: &IndexMap<AccountName, AccountConfig>,
-    to: &mut Checker<'_>,
-) -> Option<LedgerConfig> {
+fn ledger(raw: RawLedger, accounts: &IndexMap<AccountName, AccountConfig>, to: &mut Checker<'_>) -> LedgerConfig {
     let needed = "is missing; give `url` (postgres://user@host/database, or \"embedded\") or `url_file`";
     let url = to.secret("ledger.url", raw.url, raw.url_file, Some(needed)).and_then(|(secret, text)| {
         let text = text.expose_secret();
@@ -248,8 +240,8 @@ fn ledger(
             );
         }
     }
-    Some(LedgerConfig {
-        url: url?,
+    LedgerConfig {
+        url: url.unwrap_or(LedgerUrl::Embedded),
         shards: raw.shards,
         lease_ttl: raw.lease_ttl.0,
         retention: raw.retention.0,
@@ -258,7 +250,7 @@ fn ledger(
         backlog_hold: raw.backlog_hold.0,
         pooler: raw.pooler,
         migrate: raw.migrate,
-    })
+    }
 }
 
 fn is_postgres(text: &str) -> bool {

@@ -48,37 +48,38 @@ pub fn is_secret_property(name: &str) -> bool {
     telling.iter().any(|word| name.contains(word)) || matches!(name, "sasl.oauthbearer.config" | "ssl.keystore.pem")
 }
 
-pub(super) fn sink(name: &str, raw: RawSink, to: &mut Checker<'_>) -> Option<SinkConfig> {
+/// What has a problem stands empty: nothing but further checks sees it.
+pub(super) fn sink(name: &str, raw: RawSink, to: &mut Checker<'_>) -> SinkConfig {
     match raw {
         RawSink::Kafka(raw) => {
-            let kind = kafka(name, raw.own, to).map(SinkKind::Kafka);
+            let kind = SinkKind::Kafka(kafka(name, raw.own, to));
             common(name, raw.common, kind, to)
         }
         RawSink::Webhook(raw) => {
-            let kind = webhook(name, raw.own, to).map(SinkKind::Webhook);
+            let kind = SinkKind::Webhook(webhook(name, raw.own, to));
             common(name, raw.common, kind, to)
         }
     }
 }
 
-fn common(name: &str, raw: RawCommon, kind: Option<SinkKind>, to: &mut Checker<'_>) -> Option<SinkConfig> {
+fn common(name: &str, raw: RawCommon, kind: SinkKind, to: &mut Checker<'_>) -> SinkConfig {
     let path = |key: &str| format!("sinks.{name}.{key}");
     if raw.filter.as_ref().is_some_and(|filter| filter.trim().is_empty()) {
         to.refuse(&path("filter"), "is empty; leave it out to take every event");
     }
     let RawFormat::Event = raw.format;
-    Some(SinkConfig {
-        filter: raw.filter,
+    SinkConfig {
+        filter: raw.filter.filter(|filter| !filter.trim().is_empty()),
         headers: raw.headers.into_iter().map(|(name, template)| (name.0, template.0)).collect(),
         start: match raw.start {
             RawSinkStart::Oldest => SinkStart::Oldest,
             RawSinkStart::Now => SinkStart::Now,
         },
-        kind: kind?,
-    })
+        kind,
+    }
 }
 
-fn kafka(name: &str, raw: RawKafkaOwn, to: &mut Checker<'_>) -> Option<KafkaConfig> {
+fn kafka(name: &str, raw: RawKafkaOwn, to: &mut Checker<'_>) -> KafkaConfig {
     let path = |key: &str| format!("sinks.{name}.{key}");
     let mut given = |key: &str, value: Option<String>, example: &str| match value {
         None => {
@@ -97,9 +98,9 @@ fn kafka(name: &str, raw: RawKafkaOwn, to: &mut Checker<'_>) -> Option<KafkaConf
         to.refuse(&path("brokers"), format!("{}: a broker is host:port", shown(wrong.trim())));
     }
     let (properties, secret_properties) = properties(name, raw.properties, raw.properties_file, to);
-    Some(KafkaConfig {
-        brokers: brokers?,
-        topic: topic?,
+    KafkaConfig {
+        brokers: brokers.unwrap_or_default(),
+        topic: topic.unwrap_or_else(|| "topic".to_owned()),
         key: raw.key,
         new_producer: match raw.new_producer {
             RawNewProducer::OnDoubt => NewProducer::OnDoubt,
@@ -110,7 +111,7 @@ fn kafka(name: &str, raw: RawKafkaOwn, to: &mut Checker<'_>) -> Option<KafkaConf
         replication: raw.replication,
         properties,
         secret_properties,
-    })
+    }
 }
 
 /// `host:port`, also `[::1]:port` and with a protocol before it, as librdkafka takes it.
@@ -170,7 +171,7 @@ fn refuse_owned(key: &str, property: &str, to: &mut Checker<'_>) {
     }
 }
 
-fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> Option<WebhookConfig> {
+fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> WebhookConfig {
     let path = |key: &str| format!("sinks.{name}.{key}");
     let url = url(&path("url"), raw.url, raw.url_file, raw.allow_http, to);
     let secrets = secrets(name, raw.secret, raw.secret_file, raw.secrets, raw.secret_files, to);
@@ -219,8 +220,8 @@ fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> Option<Webho
     if !(raw.breaker.failure_ratio > 0.0 && raw.breaker.failure_ratio <= 1.0) {
         to.refuse(&path("breaker.failure_ratio"), "out of range: above 0 and at most 1");
     }
-    Some(WebhookConfig {
-        url: url?,
+    WebhookConfig {
+        url: url.unwrap_or_else(|| Secret::value("")),
         secrets,
         signing_key,
         allow_http: raw.allow_http,
@@ -241,7 +242,7 @@ fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> Option<Webho
         connect_timeout: raw.connect_timeout.0,
         timeout: raw.timeout.0,
         dead_letter_retention: raw.dead_letter_retention.0,
-    })
+    }
 }
 
 fn url(

@@ -59,6 +59,17 @@ pub fn load(
     env: impl IntoIterator<Item = (String, String)>,
     overrides: &[Override],
 ) -> Result<Loaded, ConfigErrors> {
+    load_and(files, env, overrides, |_| Vec::new())
+}
+
+/// The same with a further check, whose problems come with all the others. It sees also a configuration that has
+/// problems already: what has one is left out of it or stands empty.
+pub fn load_and(
+    files: &[PathBuf],
+    env: impl IntoIterator<Item = (String, String)>,
+    overrides: &[Override],
+    further: impl FnOnce(&Config) -> Vec<Problem>,
+) -> Result<Loaded, ConfigErrors> {
     let env: Vec<(String, String)> = env.into_iter().collect();
     let mut problems = Vec::new();
     let mut texts = Vec::new();
@@ -73,7 +84,7 @@ pub fn load(
         }
     }
     let texts: Vec<(&Path, &str)> = texts.iter().map(|(path, text)| (path.as_path(), text.as_str())).collect();
-    let loaded = combine(&texts, &env, overrides, problems);
+    let loaded = combine(&texts, &env, overrides, problems, further);
     loaded.map_err(|mut errors| {
         if files.is_empty() {
             errors.0.push(Problem {
@@ -91,7 +102,7 @@ pub fn load(
 
 /// Loads one text as if it were the file `name`, without an environment.
 pub fn parse(name: &str, text: &str) -> Result<Loaded, ConfigErrors> {
-    combine(&[(Path::new(name), text)], &[], &[], Vec::new())
+    combine(&[(Path::new(name), text)], &[], &[], Vec::new(), |_| Vec::new())
 }
 
 fn combine(
@@ -99,6 +110,7 @@ fn combine(
     env: &[(String, String)],
     overrides: &[Override],
     mut problems: Vec<Problem>,
+    further: impl FnOnce(&Config) -> Vec<Problem>,
 ) -> Result<Loaded, ConfigErrors> {
     let mut bad = Vec::new();
     let variable = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
@@ -151,10 +163,9 @@ fn combine(
     };
     let shown = show(&raw, &origins);
     let (config, warnings) = check(raw, &origins, bad, &mut problems);
-    match config {
-        Some(config) if problems.is_empty() => Ok(Loaded { config, warnings, shown }),
-        _ => Err(ConfigErrors(problems)),
-    }
+    problems.extend(further(&config));
+    ConfigErrors::check(problems)?;
+    Ok(Loaded { config, warnings, shown })
 }
 
 fn defaults() -> Table {

@@ -441,3 +441,15 @@ fn every_schema_key_is_understood_by_the_walk() {
     }
     assert!(schema()["properties"]["ledger"]["properties"]["shards"]["maximum"] == 1024);
 }
+
+#[test]
+fn a_further_check_adds_its_problems_to_all_others() {
+    let (_folder, path) = file(&with(&kafka("filter = \"nonsense\"\ntopc = 1").replace("brokers", "brokes")));
+    let errors = load_and(&[path], [], &[], |config| {
+        let key = "sinks.crm.filter";
+        config.sinks["crm"].filter.iter().map(|filter| config.problem(key, format!("{filter}!"))).collect()
+    })
+    .unwrap_err();
+    let lines: Vec<_> = errors.0.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(lines, ["sinks.crm.brokes", "sinks.crm.topc", "sinks.crm.brokers", "sinks.crm.filter"]);
+}
