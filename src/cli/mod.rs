@@ -7,7 +7,6 @@ mod failure;
 mod healthcheck;
 mod init;
 mod output;
-mod reach;
 mod version;
 
 use std::path::PathBuf;
@@ -89,7 +88,7 @@ fn load_and(global: &Global, further: impl FnOnce(&Config) -> Vec<Problem>) -> R
 enum Verb {
     /// Write a first configuration
     Init(init::Options),
-    /// Say what a configuration means and promises, and whether everything that it needs answers
+    /// Say what a configuration means and promises, and what is wrong with it
     Check(check::Options),
     /// Show the effective configuration, its schema, or what every key means
     Config(config::Options),
@@ -123,7 +122,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
     match verb {
         Verb::Init(options) => init::run(&global, &options),
-        Verb::Check(options) => check::run(&global, &options).await,
+        Verb::Check(options) => check::run(&global, &options),
         Verb::Config(options) => config::run(&global, &options),
         Verb::Healthcheck(options) => healthcheck::run(&global, &options).await,
         Verb::Completions(options) => completions::run(&options),

@@ -15,6 +15,8 @@ use super::error::EmbeddedError;
 const OLDEST: u32 = 14;
 /// The major version that is fetched where none is found.
 const FETCHED: &str = "17";
+/// Where fetched programs lie below the state directory. It may be a link, to share them with other state directories.
+pub const FETCHED_DIRECTORY: &str = "postgresql-17";
 /// How long the download may take.
 const FETCH_WITHIN: Duration = Duration::from_mins(3);
 /// How long a program may take to tell its version.
@@ -35,7 +37,7 @@ impl Programs {
 
 /// The newest PostgreSQL on the machine, of the asked major version where data exists already; else a fetched one.
 pub(super) async fn find_or_fetch(state_dir: &Path, wanted: Option<u32>) -> Result<Option<Programs>, EmbeddedError> {
-    let fetched = state_dir.join(format!("postgresql-{FETCHED}"));
+    let fetched = state_dir.join(FETCHED_DIRECTORY);
     let mut found = Vec::new();
     for directory in candidates(&fetched).await {
         found.extend(version(&directory).await.map(|major| Programs { directory, major }));
@@ -106,7 +108,8 @@ async fn fetch(directory: &Path) -> Result<PathBuf, EmbeddedError> {
     let download = tokio::time::timeout(FETCH_WITHIN, get_archive(zonky::URL, &wanted));
     let (version, archive) =
         download.await.map_err(|elapsed| refused(elapsed.into()))?.map_err(|error| refused(error.into()))?;
-    let target = directory.to_owned();
+    // A link may lead to a place that does not exist yet.
+    let target = std::fs::read_link(directory).unwrap_or_else(|_| directory.to_owned());
     let runtime = tokio::runtime::Handle::current();
     // Unpacking is work for seconds without a pause.
     let unpacked = tokio::task::spawn_blocking(move || runtime.block_on(extract(zonky::URL, &archive, &target))).await;

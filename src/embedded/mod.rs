@@ -7,6 +7,7 @@ mod postgres;
 mod user;
 
 pub use error::EmbeddedError;
+pub use install::FETCHED_DIRECTORY;
 pub use kafka::MockKafka;
 pub use postgres::EmbeddedPostgres;
 

@@ -96,6 +96,11 @@ impl EmbeddedPostgres {
         Secret::file(state_dir.join("postgres").join(URL_FILE))
     }
 
+    /// Ends one that an earlier owner of `state_dir` left, or waits for one that is ending already.
+    pub async fn end_at(state_dir: &Path) -> Result<(), EmbeddedError> {
+        Place { home: state_dir.join("postgres"), user: None }.end_predecessor().await
+    }
+
     /// Resolves when the server ends on its own.
     pub async fn ended(&mut self) -> EmbeddedError {
         match self.server.wait().await {

@@ -314,6 +314,98 @@ fn types_that_a_dialect_never_emits_are_warned_of() {
     assert!(never_emitted(Dialect::Live, "*").is_none());
 }
 
+/// Expressions of everything that CEL has, over values at the edges.
+fn expression() -> impl Strategy<Value = String> {
+    let leaf = proptest::sample::select(vec![
+        "0",
+        "-1",
+        "9223372036854775807",
+        "(-9223372036854775807 - 1)",
+        "0u",
+        "18446744073709551615u",
+        "1e308",
+        "0.0",
+        "'é'",
+        "''",
+        "'9'",
+        "b'\\xff'",
+        "null",
+        "true",
+        "[]",
+        "[1, 'a']",
+        "{}",
+        "{'a': 1}",
+        "type",
+        "sequence",
+        "data",
+        "data.deal.f",
+        "data.deal.l",
+        "data.deal.s",
+        "data.deal.n",
+        "duration('1h')",
+        "timestamp(timestamp)",
+        "int",
+        "timestamp('9999-12-31T23:59:59Z')",
+        "duration('9223372036s')",
+    ])
+    .prop_map(str::to_owned);
+    leaf.prop_recursive(4, 24, 3, |inner| {
+        let two = (inner.clone(), inner.clone());
+        let operator = proptest::sample::select(vec!["+", "-", "*", "/", "%", "==", "<", ">=", "in", "&&", "||"]);
+        let function = proptest::sample::select(vec![
+            "size",
+            "int",
+            "uint",
+            "double",
+            "string",
+            "bytes",
+            "type",
+            "timestamp",
+            "duration",
+            "!",
+            "-",
+            "dyn",
+        ]);
+        let member = proptest::sample::select(vec![
+            "substring",
+            "charAt",
+            "indexOf",
+            "split",
+            "replace",
+            "matches",
+            "contains",
+            "format",
+            "join",
+            "getHours",
+            "getFullYear",
+            "lowerAscii",
+            "reverse",
+            "startsWith",
+        ]);
+        let macros = proptest::sample::select(vec!["all", "exists", "map", "filter", "exists_one"]);
+        prop_oneof![
+            (two.clone(), operator).prop_map(|((a, b), op)| format!("({a} {op} {b})")),
+            (inner.clone(), function).prop_map(|(a, f)| format!("{f}({a})")),
+            (two.clone(), member).prop_map(|((a, b), m)| format!("({a}).{m}({b})")),
+            (two.clone(), macros).prop_map(|((a, b), m)| format!("({a}).{m}(v, {b})")),
+            two.clone().prop_map(|(a, b)| format!("({a})[{b}]")),
+            (inner.clone(), two).prop_map(|(a, (b, c))| format!("({a} ? {b} : {c})")),
+            inner.prop_map(|a| format!("({a}).substring(-1, 3)")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn no_filter_that_compiles_can_panic_on_an_event(text in expression()) {
+        let deal = event("deal.updated", r#"{"f":1.5,"l":[1,"x",null,{}],"s":"é\u0000","n":-9223372036854775808}"#, "");
+        if let Ok(rules) = filter(&format!("dyn({text}) == 1 || {text} == true")) {
+            let _decided = rules.decide(&deal);
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_of_a_rule_can_panic_and_every_error_points_into_it(text in "[ -~äé\n]{0,40}") {

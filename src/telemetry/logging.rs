@@ -78,6 +78,14 @@ impl Logging {
         Self::install(&config, "")
     }
 
+    /// Logs of a verb that draws on the terminal: text in a file.
+    pub fn install_into(filter: &str, file: std::fs::File) -> Result<Self, LoggingError> {
+        let (filter, handle) = reload::Layer::new(parse(filter)?);
+        let lines = lines(false, false, std::sync::Arc::new(file));
+        tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| LoggingError::Installed)?;
+        Ok(Self { filter: handle, traces: None })
+    }
+
     /// Replaces the filter while the program runs.
     pub fn set_filter(&self, filter: &str) -> Result<(), LoggingError> {
         self.filter.reload(parse(filter)?).map_err(|_| LoggingError::Installed)

@@ -8,4 +8,3 @@
 mod support;
 
 mod ground;
-mod ledger;

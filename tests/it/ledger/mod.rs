@@ -1,5 +1,0 @@
-//! The ledger's promises, against a real PostgreSQL.
-
-mod lease;
-mod record;
-mod world;
