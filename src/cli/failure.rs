@@ -2,6 +2,8 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::telemetry::causes;
+
 /// Why a verb ended, with the exit code that tells the caller what kind of trouble it is.
 #[derive(Debug)]
 pub struct Failure {
@@ -12,17 +14,17 @@ pub struct Failure {
 impl Failure {
     /// Something went wrong while running: exit code 1.
     pub fn runtime(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { code: 1, text: chain(&*error.into()) }
+        Self { code: 1, text: causes(&*error.into()) }
     }
 
     /// The configuration or the arguments are wrong (a missing secret file too): exit code 2.
     pub fn configuration(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { code: 2, text: chain(&*error.into()) }
+        Self { code: 2, text: causes(&*error.into()) }
     }
 
     /// The machine or something out of reach does not let it work: exit code 3.
     pub fn environment(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { code: 3, text: chain(&*error.into()) }
+        Self { code: 3, text: causes(&*error.into()) }
     }
 
     /// A failure that the verb has already told in its own words.
@@ -46,19 +48,4 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-/// An error with everything that lies behind it, each told once.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

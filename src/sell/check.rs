@@ -5,13 +5,14 @@ use time::OffsetDateTime;
 
 use super::budget::{Limits, Priority};
 use super::client::Vendor;
-use super::error::{SellError, chain};
+use super::error::SellError;
 use super::firehose::small;
 use super::{Poll, wire};
 use crate::clock::Clock;
 use crate::config::{AccountConfig, DialectChoice};
 use crate::event::ports::Dialect;
 use crate::event::{AccountName, Position};
+use crate::telemetry::causes;
 
 /// How long a check waits for one answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -148,7 +149,7 @@ impl CheckReport {
             SellError::Unreachable { .. } => "; check base_url, the network and the machine's roots of trust",
             _ => "",
         };
-        self.errors.push(format!("{}{advice}", chain(error)));
+        self.errors.push(format!("{}{advice}", causes(error)));
     }
 
     fn note_clock(&mut self, theirs: Option<OffsetDateTime>, ours: OffsetDateTime) {

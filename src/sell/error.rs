@@ -152,18 +152,6 @@ impl SellError {
     }
 }
 
-/// An error with all its causes, for the one place where it is logged.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
 /// The beginning of an answer, fit for a line of a log.
 pub(super) fn excerpt(body: &[u8]) -> String {
     let mut text = String::from_utf8_lossy(&body[..body.len().min(EXCERPT_BYTES)]).into_owned();

@@ -14,5 +14,5 @@ pub mod wire;
 pub use budget::{Budget, Limits, Priority, Slot};
 pub use check::{CheckReport, check};
 pub use client::{Answer, Call, Vendor};
-pub use error::{SellDisposition, SellError, chain};
+pub use error::{SellDisposition, SellError};
 pub use firehose::{Poll, StreamListed, page, page_limit};

@@ -24,7 +24,8 @@ use crate::config::DialectChoice;
 use crate::event::ports::{Dialect, LedgerError, StreamBook, StreamRow, StreamState};
 use crate::event::{StreamKey, StreamName};
 use crate::sell::wire::{LIVE_STREAMS, Wanted};
-use crate::sell::{SellDisposition, SellError, StreamListed, Vendor, chain};
+use crate::sell::{SellDisposition, SellError, StreamListed, Vendor};
+use crate::telemetry::causes;
 use crate::telemetry::metrics::{CHANNEL_CAPACITY, CHANNEL_DEPTH};
 
 /// How long one look at the ledger may take.
@@ -76,7 +77,7 @@ async fn find_dialect<B: StreamBook>(
                 return Ok(Some(dialect));
             }
             Err(error) => {
-                let why = chain(&error);
+                let why = causes(&error);
                 let wait = wait_after(&error, &mut backoff, &config.pace, rng);
                 tracing::error!(
                     error = why,
@@ -296,7 +297,7 @@ impl<B: StreamBook> Supervisor<B> {
             }
             // The recorder meets the same outage and decides; until then the last rows stand.
             Ok(Err(error @ LedgerError::Unavailable { .. })) => {
-                tracing::debug!(error = chain(&error), "cannot look at the streams");
+                tracing::debug!(error = causes(&error), "cannot look at the streams");
             }
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => tracing::debug!("looking at the streams takes too long"),
@@ -375,7 +376,7 @@ async fn list<B: StreamBook>(
                 around(shared.pace.listing, &mut rng)
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot list the streams");
+                tracing::warn!(error = causes(&error), "cannot list the streams");
                 wait_after(&error, &mut backoff, &shared.pace, &mut rng)
             }
         };

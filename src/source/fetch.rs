@@ -10,6 +10,7 @@ use crate::event::ports::{Dialect, StreamBook};
 use crate::event::{Position, Room, StreamKey};
 use crate::sell::wire::{PageContent, PageOf, Subscribed};
 use crate::sell::{Poll, Priority, SellDisposition, SellError, Slot};
+use crate::telemetry::causes;
 
 /// How long the vendor may hold an answer back, where it can.
 const LONG_POLL: Duration = Duration::from_secs(20);
@@ -158,7 +159,7 @@ impl<B: StreamBook> Shared<B> {
             Some(SellDisposition::Unauthorized) => {
                 let was_open = self.gate.is_open();
                 let wait = pass.refused();
-                let why = error.map(|error| crate::sell::chain(error)).unwrap_or_default();
+                let why = error.map(|error| causes(error)).unwrap_or_default();
                 if was_open || wait > self.pace.unauthorized.0 {
                     tracing::error!(
                         account = %self.account, error = why, wait_seconds = wait.as_secs(),

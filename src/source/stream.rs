@@ -12,7 +12,8 @@ use super::{Shared, SourceError};
 use crate::config::OnGap;
 use crate::event::ports::{Dialect, StreamBook, StreamState, Submission};
 use crate::event::{Gap, GapReason, Page, Position, Rejected, Room};
-use crate::sell::{SellDisposition, SellError, chain};
+use crate::sell::{SellDisposition, SellError};
+use crate::telemetry::causes;
 
 /// Pages on their way to the ledger, at most: one commits while the next one is fetched and lined up behind it.
 const DEPTH: usize = 2;
@@ -176,7 +177,7 @@ impl<B: StreamBook> Stream<B> {
             SellDisposition::Unauthorized => Ok(()),
             SellDisposition::Forbidden => {
                 self.note_failure(&error);
-                self.track.set_state(StreamState::Forbidden, &chain(&error)).await;
+                self.track.set_state(StreamState::Forbidden, &causes(&error)).await;
                 let wait = pace.forbidden.0.saturating_mul(1 << self.backoff.failures().min(10)).min(pace.forbidden.1);
                 self.backoff.next(None, &mut self.rng);
                 let wait = around(wait, &mut self.rng);
@@ -198,7 +199,7 @@ impl<B: StreamBook> Stream<B> {
     fn note_failure(&self, error: &SellError) {
         let failures = self.backoff.failures() + 1;
         if failures.is_power_of_two() {
-            tracing::warn!(stream = %self.track.key, failures, error = chain(error), "polling failed");
+            tracing::warn!(stream = %self.track.key, failures, error = causes(error), "polling failed");
         }
     }
 
@@ -210,7 +211,7 @@ impl<B: StreamBook> Stream<B> {
             return Ok(());
         }
         self.note_failure(error);
-        self.track.set_state(StreamState::Missing, &chain(error)).await;
+        self.track.set_state(StreamState::Missing, &causes(error)).await;
         let wait = around(self.shared.pace.missing, &mut self.rng);
         self.track.pause(wait).await
     }
@@ -222,7 +223,7 @@ impl<B: StreamBook> Stream<B> {
             self.fetcher.forget_subscription();
             return self.back_off(&error, None).await;
         }
-        let mut detail = chain(&error);
+        let mut detail = causes(&error);
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
         tracing::error!(stream = %self.track.key, detail, "history was lost: the position fell out of what the vendor keeps");
         let halt = self.shared.config.on_gap == OnGap::Halt;
@@ -258,14 +259,14 @@ impl<B: StreamBook> Stream<B> {
         let failures = self.fetcher.limit.shrink(error.to_string());
         if failures == 0 {
             let (stream, now) = (&self.track.key, self.fetcher.limit.now);
-            tracing::warn!(%stream, before, now, error = chain(&error), "a page cannot be read: asking for less");
+            tracing::warn!(%stream, before, now, error = causes(&error), "a page cannot be read: asking for less");
             if oversize {
                 return Ok(());
             }
         }
         if failures >= STUCK_AFTER && self.track.row.state != StreamState::Stuck {
-            tracing::error!(stream = %self.track.key, error = chain(&error), "the stream is stuck: a page of one event cannot be read");
-            self.track.set_state(StreamState::Stuck, &chain(&error)).await;
+            tracing::error!(stream = %self.track.key, error = causes(&error), "the stream is stuck: a page of one event cannot be read");
+            self.track.set_state(StreamState::Stuck, &causes(&error)).await;
             self.keep(position, &error).await?;
         }
         self.back_off(&error, None).await
@@ -282,7 +283,7 @@ impl<B: StreamBook> Stream<B> {
             to: position,
             top: false,
             events: Vec::new(),
-            rejected: vec![Rejected { raw, reason: chain(error) }],
+            rejected: vec![Rejected { raw, reason: causes(error) }],
             gap: None,
             fetched_at: self.shared.clock.now(),
         };

@@ -11,6 +11,7 @@ use super::meter::Meter;
 use super::{Shared, SourceError};
 use crate::event::ports::{PageOutcome, StreamBook, StreamRow, StreamState};
 use crate::event::{Position, StreamKey};
+use crate::telemetry::causes;
 
 /// Where a stream is: what is committed, what is on its way to the ledger, and from where to poll next.
 pub(super) struct Track<B> {
@@ -200,7 +201,7 @@ impl<B: StreamBook> Track<B> {
                 Ok(()) => self.row.state = state,
                 // Tried again with the next page; the state is a note, not what the stream goes by.
                 Err(error) => {
-                    tracing::warn!(stream = %self.key, error = crate::sell::chain(&error), "cannot note the state");
+                    tracing::warn!(stream = %self.key, error = causes(&error), "cannot note the state");
                 }
             }
         }
