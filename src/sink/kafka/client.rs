@@ -1,0 +1,223 @@
+//! The real cluster: looks and administration, each on a thread and with clients of its own. Producing is
+//! [`producer`](super::producer)'s.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::admin::AdminClient;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::time::Instant;
+
+use super::cluster::{Cluster, CursorFound, TopicEnd, TopicInfo, TopicKind};
+use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
+use super::cursor::Tails;
+use super::error::KafkaSinkError;
+use super::producer::Producer;
+use super::{look, thread, topics};
+
+/// A Kafka cluster over the network.
+#[derive(Debug)]
+pub struct KafkaCluster {
+    settings: Arc<Settings>,
+    /// The smallest limit of a topic that was met; never rises, so that a new producer suits all of them.
+    smallest_limit: usize,
+    /// The limit that the present producer was made for.
+    made_for: usize,
+}
+
+impl KafkaCluster {
+    /// Connects to nothing yet.
+    #[must_use]
+    pub const fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, smallest_limit: usize::MAX, made_for: usize::MAX }
+    }
+}
+
+impl Cluster for KafkaCluster {
+    type Producer = Producer;
+
+    async fn cursor_topic(&mut self, create: bool) -> Result<bool, KafkaSinkError> {
+        let settings = self.settings.clone();
+        let handle = tokio::runtime::Handle::current();
+        thread::call("looking at the cursor topic", 3 * ADMIN_TIMEOUT, move || {
+            topics::cursor_topic(&settings, &handle, create)
+        })
+        .await
+    }
+
+    async fn fence(&mut self) -> Result<Producer, KafkaSinkError> {
+        let config = self.settings.producer(self.smallest_limit)?;
+        let producer = Producer::fence(self.settings.clone(), config).await?;
+        self.made_for = self.smallest_limit;
+        tracing::info!(
+            sink = %self.settings.sink,
+            shard = %self.settings.shard,
+            settings = %self.settings.describe(self.made_for)?,
+            "a transactional producer is initialised"
+        );
+        Ok(producer)
+    }
+
+    async fn read_cursor(&mut self, _fenced: &Producer) -> Result<CursorFound, KafkaSinkError> {
+        let settings = self.settings.clone();
+        thread::call("reading the cursor", 3 * TRANSACTION_TIMEOUT, move || look::cursor(&settings)).await
+    }
+
+    async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
+        let settings = self.settings.clone();
+        let expected = expected.clone();
+        thread::call("reading the ends of topics", 6 * TRANSACTION_TIMEOUT, move || look::ends(&settings, &expected))
+            .await
+    }
+
+    async fn topic(&mut self, name: &str, kind: TopicKind) -> Result<TopicInfo, KafkaSinkError> {
+        let settings = self.settings.clone();
+        let name = name.to_owned();
+        let handle = tokio::runtime::Handle::current();
+        let info = thread::call("looking at a topic", 3 * ADMIN_TIMEOUT, move || {
+            topics::output_topic(&settings, &handle, &name, kind)
+        })
+        .await?;
+        self.smallest_limit = self.smallest_limit.min(info.max_bytes);
+        Ok(info)
+    }
+
+    async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {
+        let settings = self.settings.clone();
+        let topics = topics.to_vec();
+        thread::call("counting partitions", 3 * ADMIN_TIMEOUT, move || {
+            let looker = Looker::new(&settings, Isolation::Committed)?;
+            let deadline = Instant::now() + 2 * ADMIN_TIMEOUT;
+            topics.iter().map(|topic| looker.partitions(topic, deadline)).collect()
+        })
+        .await
+    }
+
+    fn outgrown(&self) -> bool {
+        self.settings.batch_bytes(self.smallest_limit) < self.settings.batch_bytes(self.made_for)
+    }
+}
+
+/// A consumer that looks and never joins.
+pub(super) struct Looker {
+    pub(super) consumer: BaseConsumer<Listener>,
+    listener: Listener,
+}
+
+impl Looker {
+    pub(super) fn new(settings: &Settings, isolation: Isolation) -> Result<Self, KafkaSinkError> {
+        let listener = Listener::default();
+        let consumer = settings
+            .consumer(isolation)?
+            .create_with_context(listener.clone())
+            .map_err(KafkaSinkError::kafka("making a consumer"))?;
+        Ok(Self { consumer, listener })
+    }
+
+    /// How many partitions a topic has; none where it does not exist. Waits out a leader election.
+    pub(super) fn partitions(&self, topic: &str, deadline: Instant) -> Result<Option<i32>, KafkaSinkError> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).min(ADMIN_TIMEOUT);
+            let metadata = self
+                .consumer
+                .fetch_metadata(Some(topic), left.max(Duration::from_millis(100)))
+                .map_err(|error| self.failed(format!("asking for the topic `{topic}`"), error))?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let code = found.and_then(rdkafka::metadata::MetadataTopic::error).map(RDKafkaErrorCode::from);
+            let led = |partition: &rdkafka::metadata::MetadataPartition| partition.leader() >= 0;
+            match (found, code) {
+                (Some(found), None) if !found.partitions().is_empty() && found.partitions().iter().all(led) => {
+                    return Ok(i32::try_from(found.partitions().len()).ok());
+                }
+                (None, _) | (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                    return Ok(None);
+                }
+                (_, None | Some(RDKafkaErrorCode::LeaderNotAvailable)) if Instant::now() < deadline => {
+                    std::thread::park_timeout(Duration::from_millis(50));
+                }
+                (_, None) => {
+                    return Err(KafkaSinkError::Topic {
+                        topic: topic.to_owned(),
+                        why: "a partition has no leader; a broker may be down".to_owned(),
+                    });
+                }
+                (_, Some(code)) => {
+                    let error = KafkaError::MetadataFetch(code);
+                    return Err(self.failed(format!("asking for the topic `{topic}`"), error));
+                }
+            }
+        }
+    }
+
+    pub(super) fn failed(&self, doing: String, error: KafkaError) -> KafkaSinkError {
+        KafkaSinkError::Kafka { doing, source: self.listener.explain(error) }
+    }
+}
+
+/// A client that administers.
+pub(super) fn admin(settings: &Settings) -> Result<(AdminClient<Listener>, Listener), KafkaSinkError> {
+    use rdkafka::config::FromClientConfigAndContext as _;
+    let listener = Listener::default();
+    let admin = AdminClient::from_config_and_context(&settings.admin()?, listener.clone())
+        .map_err(KafkaSinkError::kafka("making an administrative client"))?;
+    Ok((admin, listener))
+}
+
+/// Remembers what a client last complained of: the reason behind a time-out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listener(Arc<Mutex<Option<KafkaError>>>);
+
+impl Listener {
+    /// The cause of a time-out where the client named one, else the error itself.
+    pub(super) fn explain(&self, error: KafkaError) -> KafkaError {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some(cause) if says_little(&error) => cause.clone(),
+            _ => error,
+        }
+    }
+}
+
+/// Whether an error only says that time ran out, or that nobody could be reached.
+pub(super) fn says_little(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::OperationTimedOut | Code::RequestTimedOut | Code::BrokerTransportFailure | Code::AllBrokersDown)
+    )
+}
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the Kafka client reports an error");
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // "All brokers down" follows the reason and would hide it.
+        if last.is_none() || !says_little(&error) {
+            *last = Some(error);
+        }
+    }
+}
+
+impl ConsumerContext for Listener {}
+
+/// librdkafka's own lines, one level lower: what matters of them comes back as an error, and is logged where handled.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::warn!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::info!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(target: "librdkafka", facility, "{message}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The cursor of a Kafka sink: the message that stands in the same transaction as the events that it counts (INV-7).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::event::{Chain, LedgerId, Seq, Shard};
+
+/// The version of the value's form that this program writes, and the highest that it reads.
+const VERSION: u32 = 1;
+
+/// A sink's place in its shard, and what it has last written where.
+///
+/// As JSON, in version 1: `{"version":1,"ledger":UUID,"shard":0,"seq":7,"chain":HEX,"topics":{"sell.deal":
+/// {"partitions":6,"last":{"0":5,"4":7}}}}`. A partition without a message of this shard has no entry in `last`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    version: u32,
+    /// Whose events they are.
+    pub ledger: LedgerId,
+    /// Of which shard.
+    pub shard: Shard,
+    /// The last event that was taken.
+    pub seq: Seq,
+    /// The chain at `seq`.
+    #[serde(serialize_with = "chain_as_text", deserialize_with = "chain_from_text")]
+    pub chain: Chain,
+    /// Every topic that was written to.
+    pub topics: Tails,
+}
+
+/// What a sink has last written to each topic.
+pub type Tails = BTreeMap<Arc<str>, Tail>;
+
+/// The partitions of a topic and the last seq that each of them was given; 0 where none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// By partition.
+    pub last: Vec<Seq>,
+}
+
+impl Tail {
+    /// A topic that was never written to.
+    #[must_use]
+    pub fn new(partitions: i32) -> Self {
+        Self { last: vec![Seq::ZERO; usize::try_from(partitions).unwrap_or(0)] }
+    }
+
+    /// How many partitions it has.
+    #[must_use]
+    pub fn partitions(&self) -> i32 {
+        i32::try_from(self.last.len()).unwrap_or(i32::MAX)
+    }
+}
+
+/// A message of the cursor partition that cannot be a cursor.
+#[derive(Debug, thiserror::Error)]
+pub enum CursorError {
+    /// It is not of the form.
+    #[error("the cursor partition holds a message that is not a cursor")]
+    Malformed(#[source] serde_json::Error),
+    /// A newer program wrote it.
+    #[error("the cursor was written in form {0}, by a newer standpipe; this one reads up to form {VERSION}")]
+    Newer(u32),
+}
+
+impl Cursor {
+    /// A cursor at a place.
+    #[must_use]
+    pub const fn new(ledger: LedgerId, shard: Shard, seq: Seq, chain: Chain, topics: Tails) -> Self {
+        Self { version: VERSION, ledger, shard, seq, chain, topics }
+    }
+
+    /// The message's value.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a cursor has nothing that JSON cannot hold")
+    }
+
+    /// The cursor of a message's value.
+    pub fn from_json(value: &[u8]) -> Result<Self, CursorError> {
+        #[derive(Deserialize)]
+        struct Form {
+            version: u32,
+        }
+        let form: Form = serde_json::from_slice(value).map_err(CursorError::Malformed)?;
+        if form.version > VERSION {
+            return Err(CursorError::Newer(form.version));
+        }
+        serde_json::from_slice(value).map_err(CursorError::Malformed)
+    }
+}
+
+/// The topic of a sink's cursors; partition n is shard n's.
+#[must_use]
+pub fn cursor_topic(deployment: &str, sink: &str) -> String {
+    format!("standpipe.{deployment}.{sink}.cursor")
+}
+
+/// The topic of a deployment's announcements.
+#[must_use]
+pub fn control_topic(deployment: &str) -> String {
+    format!("standpipe.{deployment}.control")
+}
+
+#[derive(Serialize, Deserialize)]
+struct TailForm {
+    partitions: i32,
+    last: BTreeMap<usize, Seq>,
+}
+
+impl Serialize for Tail {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let last = self.last.iter().copied().enumerate().filter(|(_, seq)| *seq > Seq::ZERO).collect();
+        TailForm { partitions: self.partitions(), last }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Tail {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let form = TailForm::deserialize(deserializer)?;
+        if !(1..=100_000).contains(&form.partitions) {
+            return Err(serde::de::Error::custom("a topic has 1 to 100000 partitions"));
+        }
+        let mut tail = Self::new(form.partitions);
+        for (partition, seq) in form.last {
+            *tail.last.get_mut(partition).ok_or_else(|| serde::de::Error::custom("a partition beyond the count"))? =
+                seq;
+        }
+        Ok(tail)
+    }
+}
+
+fn chain_as_text<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(chain)
+}
+
+fn chain_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Chain, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_is_written_in_its_documented_form_and_read_back() {
+        let topics = Tails::from([(Arc::from("sell.deal"), Tail { last: vec![Seq(5), Seq::ZERO, Seq(7)] })]);
+        let cursor = Cursor::new(LedgerId(uuid::Uuid::nil()), Shard(3), Seq(7), Chain([0xab; 32]), topics);
+        let json = String::from_utf8(cursor.to_json()).unwrap();
+        let chain = "ab".repeat(32);
+        assert_eq!(
+            json,
+            format!(
+                r#"{{"version":1,"ledger":"00000000-0000-0000-0000-000000000000","shard":3,"seq":7,"chain":"{chain}","topics":{{"sell.deal":{{"partitions":3,"last":{{"0":5,"2":7}}}}}}}}"#
+            )
+        );
+        assert_eq!(Cursor::from_json(json.as_bytes()).unwrap(), cursor);
+        let newer = json.replace(r#""version":1"#, r#""version":2"#);
+        assert!(matches!(Cursor::from_json(newer.as_bytes()), Err(CursorError::Newer(2))));
+        assert!(matches!(Cursor::from_json(b"{}"), Err(CursorError::Malformed(_))));
+    }
+}

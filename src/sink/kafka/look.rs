@@ -1,0 +1,213 @@
+//! Reading the ends of partitions, backwards in steps, as a `read_committed` consumer sees them once everything below
+//! the high watermark is decided (INV-8). Blocks; the caller stands on a thread of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::time::Instant;
+
+use super::client::Looker;
+use super::cluster::{CursorFound, PartitionEnd, TopicEnd};
+use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
+use super::cursor::{Cursor, Tails};
+use super::error::KafkaSinkError;
+use crate::event::Seq;
+
+/// How many offsets the first look takes; each further one eight times as many.
+const FIRST_STEP: i64 = 64;
+/// How far back the end of an output partition is looked at, in offsets.
+const FURTHEST: i64 = 32_768;
+
+/// The offsets of a partition between which everything is decided.
+#[derive(Clone, Copy, Debug)]
+struct Decided {
+    low: i64,
+    high: i64,
+}
+
+/// Two views of one cluster.
+struct Views {
+    committed: Looker,
+    uncommitted: Looker,
+}
+
+impl Views {
+    fn new(settings: &Settings) -> Result<Self, KafkaSinkError> {
+        Ok(Self {
+            committed: Looker::new(settings, Isolation::Committed)?,
+            uncommitted: Looker::new(settings, Isolation::Uncommitted)?,
+        })
+    }
+
+    /// Waits until everything below the present high watermark is decided, for twice the transactions' timeout.
+    fn decided(&self, topic: &str, partition: i32, deadline: Instant) -> Result<Decided, KafkaSinkError> {
+        let watermarks = |looker: &Looker| {
+            looker.consumer.fetch_watermarks(topic, partition, ADMIN_TIMEOUT).map_err(|error| {
+                looker.failed(format!("asking for the watermarks of partition {partition} of `{topic}`"), error)
+            })
+        };
+        let (low, high) = watermarks(&self.uncommitted)?;
+        loop {
+            // For a read_committed client the end is the last stable offset.
+            let (_, stable) = watermarks(&self.committed)?;
+            if stable >= high {
+                return Ok(Decided { low, high });
+            }
+            if Instant::now() >= deadline {
+                return Err(KafkaSinkError::Hanging { topic: topic.to_owned(), partition, stable });
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The last committed cursor of the shard.
+pub(super) fn cursor(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
+    let views = Views::new(settings)?;
+    let topic = settings.cursor_topic.as_str();
+    let partition = i32::from(settings.shard.0);
+    let decided = views.decided(topic, partition, Instant::now() + 2 * TRANSACTION_TIMEOUT)?;
+    let mut step = FIRST_STEP;
+    loop {
+        let from = decided.low.max(decided.high - step);
+        let mut last = None;
+        read(&views.committed, topic, &[(partition, from, decided.high)], |message| {
+            if let Some(value) = message.payload() {
+                last = Some(Cursor::from_json(value));
+            }
+        })?;
+        if last.is_some() || from <= decided.low {
+            return Ok(CursorFound { low: decided.low, cursor: last });
+        }
+        step *= 8;
+    }
+}
+
+/// The ends of the topics, each partition read back to the seq that is expected last in it; those of which nothing is
+/// expected are not read.
+pub(super) fn ends(settings: &Settings, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
+    let views = Views::new(settings)?;
+    let deadline = Instant::now() + 2 * TRANSACTION_TIMEOUT;
+    let mut ends = BTreeMap::new();
+    let mut open = Vec::new();
+    for (topic, tail) in expected {
+        let Some(count) = views.committed.partitions(topic, deadline)? else {
+            ends.insert(Arc::clone(topic), None);
+            continue;
+        };
+        let mut partitions = vec![PartitionEnd::default(); usize::try_from(count).unwrap_or(0)];
+        for (partition, (_, end)) in tail.last.iter().zip(&mut partitions).enumerate().filter(|(_, p)| *p.0 > Seq::ZERO)
+        {
+            let number = i32::try_from(partition).unwrap_or(i32::MAX);
+            let decided = views.decided(topic, number, deadline)?;
+            *end = PartitionEnd { low: decided.low, from: decided.high, high: decided.high, ours: Vec::new() };
+            open.push((Arc::clone(topic), partition));
+        }
+        ends.insert(Arc::clone(topic), Some(partitions));
+    }
+    let mut step = FIRST_STEP;
+    while !open.is_empty() && step <= FURTHEST && Instant::now() < deadline {
+        look_back(&views.committed, settings, &open, step, &mut ends)?;
+        open.retain(|(topic, partition)| {
+            let Some(Some(partitions)) = ends.get(topic) else { return false };
+            let end = &partitions[*partition];
+            let last = expected[topic].last[*partition];
+            end.from > end.low && !end.ours.iter().any(|(seq, _)| *seq == last)
+        });
+        step *= 8;
+    }
+    Ok(ends.into_iter().map(|(topic, partitions)| TopicEnd { topic, partitions }).collect())
+}
+
+fn look_back(
+    looker: &Looker,
+    settings: &Settings,
+    open: &[(Arc<str>, usize)],
+    step: i64,
+    ends: &mut BTreeMap<Arc<str>, Option<Vec<PartitionEnd>>>,
+) -> Result<(), KafkaSinkError> {
+    let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
+    let mut by_topic: BTreeMap<&Arc<str>, Vec<usize>> = BTreeMap::new();
+    for (topic, partition) in open {
+        by_topic.entry(topic).or_default().push(*partition);
+    }
+    // One topic at a time, because the client names only a partition where it meets an end.
+    for (topic, numbers) in by_topic {
+        let Some(Some(partitions)) = ends.get_mut(topic) else { continue };
+        let mut wanted = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let end = &mut partitions[number];
+            end.from = end.low.max(end.high - step);
+            end.ours.clear();
+            wanted.push((i32::try_from(number).unwrap_or(i32::MAX), end.from, end.high));
+        }
+        read(looker, topic, &wanted, |message| {
+            let at = usize::try_from(message.partition()).unwrap_or(usize::MAX);
+            if let (Some(end), Some(seqs)) = (partitions.get_mut(at), seqs(message, &ledger, &shard)) {
+                end.ours.push(seqs);
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote.
+fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
+    let headers = message.headers()?;
+    let value = |name: &str| {
+        let header = headers.iter().find(|header| header.key == name)?;
+        std::str::from_utf8(header.value?).ok()
+    };
+    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
+        return None;
+    }
+    Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))
+}
+
+/// Reads partitions of one topic from an offset up to another, all at once, in the order of each partition.
+fn read(
+    looker: &Looker,
+    topic: &str,
+    wanted: &[(i32, i64, i64)],
+    mut take: impl FnMut(&BorrowedMessage<'_>),
+) -> Result<(), KafkaSinkError> {
+    let failed = |error: KafkaError| looker.failed(format!("reading the end of `{topic}`"), error);
+    let mut assigned = TopicPartitionList::with_capacity(wanted.len());
+    let mut left: HashMap<i32, i64> = HashMap::with_capacity(wanted.len());
+    for (partition, from, to) in wanted.iter().copied().filter(|(_, from, to)| from < to) {
+        assigned.add_partition_offset(topic, partition, Offset::Offset(from)).map_err(failed)?;
+        left.insert(partition, to);
+    }
+    looker.consumer.assign(&assigned).map_err(failed)?;
+    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
+    while !left.is_empty() {
+        if Instant::now() >= deadline {
+            let error = KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut);
+            return Err(failed(error));
+        }
+        match looker.consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                let Some(to) = left.get(&message.partition()).copied() else { continue };
+                if message.offset() < to {
+                    take(&message);
+                }
+                if message.offset() + 1 >= to {
+                    left.remove(&message.partition());
+                }
+            }
+            // Everything up to `to` is decided, so that the end of what is decided lies behind it.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                left.remove(&partition);
+            }
+            Some(Err(error)) if super::client::says_little(&error) => {}
+            Some(Err(error)) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The start of a Kafka sink: the one way to a [`Placed`] producer, which is what the loop needs (INV-8).
+//!
+//! The order is the point. `init_transactions` first: from then on no older producer can commit. Only then the high
+//! watermark of the cursor partition, and only when everything below it is decided the last cursor in it. Only then
+//! the comparison with the ledger. Reading the cursor before the fence would miss what an older owner still commits.
+
+use crate::config::SinkStart;
+use crate::event::ports::{ChainAt, LedgerError, Ownership, ShardBounds, SinkBook, SinkRow};
+use crate::event::{Chain, Seq, SinkName};
+
+use super::cluster::{Cluster, Transaction, Transactions};
+use super::config::Settings;
+use super::cursor::{Cursor, Tails};
+use super::error::KafkaSinkError;
+use super::verify::{Stop, Verdict, compare, found_tails, judge};
+
+/// Where a sink stands in its shard: what its last committed cursor says.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) seq: Seq,
+    pub(super) chain: Chain,
+    pub(super) tails: Tails,
+}
+
+/// A fenced producer whose place is known and agrees with the ledger. Only [`place`] makes one.
+#[derive(Debug)]
+pub(super) struct Placed<P> {
+    producer: P,
+    place: Place,
+}
+
+impl<P> Placed<P> {
+    pub(super) const fn seq(&self) -> Seq {
+        self.place.seq
+    }
+
+    pub(super) fn into_parts(self) -> (P, Place) {
+        (self.producer, self.place)
+    }
+}
+
+/// What a start needs to know.
+#[derive(Debug)]
+pub(super) struct Start<'s, B> {
+    pub(super) settings: &'s Settings,
+    pub(super) sink: &'s SinkName,
+    pub(super) owner: Ownership,
+    pub(super) begin: SinkStart,
+    pub(super) book: &'s B,
+}
+
+/// Fences, reads the cursor, verifies it, and carries out an operator's seek.
+pub(super) async fn place<C: Cluster, B: SinkBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+    row: &SinkRow,
+) -> Result<Placed<C::Producer>, KafkaSinkError> {
+    let settings = start.settings;
+    if !cluster.cursor_topic(false).await? {
+        let copy = row.cursor.unwrap_or(Seq::ZERO);
+        // A cluster that may be the wrong one gets no topic of ours.
+        if copy > Seq::ZERO && row.seek.is_none() {
+            return Err(Stop::CursorLost { topic: settings.cursor_topic.clone(), copy }.into());
+        }
+        cluster.cursor_topic(true).await?;
+    }
+    let producer = cluster.fence().await?;
+    let found = cluster.read_cursor(&producer).await?;
+    let bounds = start.book.bounds(settings.shard).await?;
+    if let Some(to) = row.seek {
+        return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
+    }
+    let cursor = found.cursor.transpose()?;
+    let chain = match &cursor {
+        Some(cursor) if cursor.ledger == bounds.ledger && cursor.seq <= bounds.head => {
+            Some(start.book.chain_at(settings.shard, cursor.seq).await?)
+        }
+        _ => None,
+    };
+    let verdict = judge(&settings.cursor_topic, found.low, cursor.as_ref(), row.cursor, &bounds, chain)?;
+    match (verdict, cursor) {
+        (Verdict::FirstStart, _) | (_, None) => first(start, producer, &bounds).await,
+        (verdict, Some(cursor)) => {
+            let ends = cluster.ends(&cursor.topics).await?;
+            compare(&cursor, &settings.control_topic, &ends)?;
+            if verdict == Verdict::NoteAndGo {
+                start.book.keep_cursor(start.sink, start.owner, Seq::ZERO).await?;
+            }
+            let place = Place { seq: cursor.seq, chain: cursor.chain, tails: cursor.topics };
+            Ok(Placed { producer, place })
+        }
+    }
+}
+
+/// The first start of a sink: W = 0 first, so that a cursor without W can only be a crash between the two.
+async fn first<P: Transactions, B: SinkBook>(
+    start: &Start<'_, B>,
+    producer: P,
+    bounds: &ShardBounds,
+) -> Result<Placed<P>, KafkaSinkError> {
+    start.book.keep_cursor(start.sink, start.owner, Seq::ZERO).await?;
+    let seq = match start.begin {
+        SinkStart::Now => bounds.head,
+        SinkStart::Oldest => Seq(bounds.oldest.0.saturating_sub(1)),
+    };
+    write(start, producer, seq, Tails::new(), bounds).await
+}
+
+/// An operator's seek: the cursor is set in a transaction, then the ledger is told. A crash between the two carries it
+/// out again, which changes nothing, because nothing is delivered before both are done.
+async fn seek<C: Cluster, B: SinkBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+    producer: C::Producer,
+    to: Seq,
+    cursor: Option<Cursor>,
+    bounds: &ShardBounds,
+) -> Result<Placed<C::Producer>, KafkaSinkError> {
+    let settings = start.settings;
+    let tails = match cursor {
+        Some(cursor) if cursor.ledger != bounds.ledger => {
+            let topic = settings.cursor_topic.clone();
+            return Err(Stop::OtherLedger { topic, found: cursor.ledger, ours: bounds.ledger }.into());
+        }
+        Some(cursor) => found_tails(&cursor.topics, &cluster.ends(&cursor.topics).await?),
+        None => Tails::new(),
+    };
+    if to > bounds.head {
+        return Err(Stop::Seek { to, why: format!("the ledger ends at {}", bounds.head) }.into());
+    }
+    if to.next() < bounds.oldest {
+        return Err(Stop::Seek { to, why: format!("the oldest event kept is {}", bounds.oldest) }.into());
+    }
+    let placed = write(start, producer, to, tails, bounds).await?;
+    start.book.sought(start.sink, start.owner, to).await?;
+    tracing::info!(sink = %start.sink, shard = %settings.shard, cursor = %to, "an operator's seek is carried out");
+    Ok(placed)
+}
+
+async fn write<P: Transactions, B: SinkBook>(
+    start: &Start<'_, B>,
+    mut producer: P,
+    seq: Seq,
+    tails: Tails,
+    bounds: &ShardBounds,
+) -> Result<Placed<P>, KafkaSinkError> {
+    let settings = start.settings;
+    let ChainAt::Known(chain) = start.book.chain_at(settings.shard, seq).await? else {
+        return Err(KafkaSinkError::Ledger(LedgerError::Refused {
+            doing: "placing a sink",
+            why: format!("it does not know the chain at {seq}, though it keeps the events behind it"),
+        }));
+    };
+    let cursor = Cursor::new(bounds.ledger, settings.shard, seq, chain, tails);
+    producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
+    Ok(Placed { producer, place: Place { seq, chain, tails: cursor.topics } })
+}

@@ -1,0 +1,338 @@
+//! The transactional producer, on its own thread. Three things matter here and are easy to lose:
+//!
+//! - **INV-9**: what is not a definite yes is an error, and an error is the end of this producer. Nothing is aborted,
+//!   nothing asked twice: librdkafka speaks transactions v1, where a delayed duplicate `EndTxn` commits the *next*
+//!   transaction of the same epoch. Only a fresh `init_transactions` makes the broker refuse it.
+//! - The delivery reports are awaited *before* `commit_transaction`: the binding's commit first polls in whole windows
+//!   of 100 ms until nothing is in flight, which costs a factor of 17.
+//! - Every wait has a limit, and the one who asks waits twice that before it gives the thread up.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::cluster::{Committed, Transaction, Transactions};
+use super::config::{SOCKET_TIMEOUT, Settings, TRANSACTION_TIMEOUT};
+use super::error::{KafkaSinkError, is_fencing};
+use super::message::Common;
+use super::thread;
+
+/// How long `init_transactions` is tried while an older transaction is being ended.
+const INIT_LIMIT: Duration = Duration::from_mins(1);
+/// One try of it.
+const INIT_TRY: Duration = Duration::from_secs(10);
+/// How long a transaction takes at most: all reports, then the commit.
+const COMMIT_LIMIT: Duration = Duration::from_secs(20);
+/// How long dropping a client takes at most.
+const DROP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A producer after `init_transactions`.
+#[derive(Debug)]
+pub struct Producer {
+    orders: mpsc::SyncSender<Order>,
+    gone: oneshot::Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Order {
+    transaction: Transaction,
+    answer: oneshot::Sender<Result<Committed, KafkaSinkError>>,
+}
+
+impl Producer {
+    /// Starts the thread, makes the client and calls `init_transactions`.
+    pub(super) async fn fence(settings: Arc<Settings>, config: ClientConfig) -> Result<Self, KafkaSinkError> {
+        let (orders, inbox) = mpsc::sync_channel::<Order>(1);
+        let (ready, is_ready) = oneshot::channel();
+        let (going, gone) = oneshot::channel::<()>();
+        let name = format!("kafka-{}-{}", settings.sink, settings.shard);
+        thread::spawn(&name, move || {
+            // Dropped last, when the client is gone.
+            let _going = going;
+            let client = match Client::fence(settings, &config, &ready) {
+                Ok(client) => client,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            if ready.send(Ok(())).is_err() {
+                return;
+            }
+            while let Ok(order) = inbox.recv() {
+                let outcome = client.commit(&order.transaction);
+                let failed = outcome.is_err();
+                drop(order.answer.send(outcome));
+                if failed {
+                    break;
+                }
+            }
+        })?;
+        thread::within("initialising the transactional producer", INIT_LIMIT + INIT_TRY, is_ready).await??;
+        Ok(Self { orders, gone })
+    }
+}
+
+impl Transactions for Producer {
+    fn submit(
+        &mut self,
+        transaction: Transaction,
+    ) -> impl Future<Output = Result<Committed, KafkaSinkError>> + Send + 'static {
+        let (answer, answered) = oneshot::channel();
+        // Refused only where the thread has ended; the dropped answer then says so.
+        drop(self.orders.try_send(Order { transaction, answer }));
+        async move { thread::within("committing a transaction", COMMIT_LIMIT, answered).await? }
+    }
+
+    async fn discard(self) -> Result<(), KafkaSinkError> {
+        drop(self.orders);
+        match thread::within("giving a producer up", DROP_LIMIT, self.gone).await {
+            // Its end is what is waited for.
+            Ok(()) | Err(KafkaSinkError::Doubt { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+struct Client {
+    producer: ThreadedProducer<Reports>,
+    reports: Reports,
+    settings: Arc<Settings>,
+    common: Common,
+    shard_key: String,
+}
+
+impl Client {
+    fn fence(
+        settings: Arc<Settings>,
+        config: &ClientConfig,
+        asked: &oneshot::Sender<Result<(), KafkaSinkError>>,
+    ) -> Result<Self, KafkaSinkError> {
+        let reports = Reports::default();
+        let producer: ThreadedProducer<Reports> =
+            config.create_with_context(reports.clone()).map_err(KafkaSinkError::kafka("making the producer"))?;
+        let deadline = Instant::now() + INIT_LIMIT;
+        loop {
+            match producer.init_transactions(INIT_TRY) {
+                Ok(()) => break,
+                // While the transaction of an older producer is being ended, or a coordinator moves.
+                Err(KafkaError::Transaction(error))
+                    if error.is_retriable() && Instant::now() < deadline && !asked.is_closed() =>
+                {
+                    std::thread::park_timeout(Duration::from_millis(100));
+                }
+                Err(source) => {
+                    return Err(KafkaSinkError::Kafka {
+                        doing: format!("calling init_transactions as `{}`", settings.transactional_id),
+                        source: reports.explain(source),
+                    });
+                }
+            }
+        }
+        let common = Common::new(settings.ledger, settings.shard);
+        let shard_key = settings.shard.to_string();
+        Ok(Self { producer, reports, settings, common, shard_key })
+    }
+
+    fn commit(&self, transaction: &Transaction) -> Result<Committed, KafkaSinkError> {
+        let begun = Instant::now();
+        fail::fail_point!("kafka::before_begin");
+        let troubles = self.reports.troubles();
+        self.producer.begin_transaction().map_err(|error| self.doubt("begin_transaction failed", error, begun))?;
+        let deadline = begun + TRANSACTION_TIMEOUT;
+        for message in &transaction.messages {
+            let mut headers = OwnedHeaders::new_with_capacity(10 + message.user.len());
+            message.headers(&self.common, |key, value| {
+                let built = std::mem::take(&mut headers);
+                headers = built.insert(Header { key, value: Some(value) });
+            });
+            let record = BaseRecord::to(&message.topic)
+                .partition(message.partition)
+                .key(message.key.as_str())
+                .payload(message.value())
+                .headers(headers);
+            self.send(record, deadline, begun)?;
+        }
+        let cursor = BaseRecord::to(&self.settings.cursor_topic)
+            .partition(i32::from(self.settings.shard.0))
+            .key(self.shard_key.as_str())
+            .payload(&transaction.cursor[..]);
+        self.send(cursor, deadline, begun)?;
+        self.settle(deadline, begun)?;
+        fail::fail_point!("kafka::before_commit");
+        let asked = Instant::now();
+        self.producer
+            .commit_transaction(TRANSACTION_TIMEOUT)
+            .map_err(|error| self.doubt("commit_transaction failed", error, begun))?;
+        fail::fail_point!("kafka::after_commit", |why| {
+            Err(KafkaSinkError::Doubt { why: why.unwrap_or_default(), source: None })
+        });
+        if asked.elapsed() > SOCKET_TIMEOUT / 2 {
+            return Err(KafkaSinkError::Doubt {
+                why: format!("the commit took {:?}, so that it may have been sent twice", asked.elapsed()),
+                source: None,
+            });
+        }
+        if let Some(why) = self.reports.trouble_since(troubles) {
+            return Err(KafkaSinkError::Doubt { why, source: None });
+        }
+        Ok(Committed { took: begun.elapsed() })
+    }
+
+    /// Hands a message to the client; waits where its queue is full.
+    fn send(&self, record: BaseRecord<'_, str, [u8]>, deadline: Instant, begun: Instant) -> Result<(), KafkaSinkError> {
+        let mut record = record;
+        loop {
+            self.reports.outstanding.fetch_add(1, Ordering::AcqRel);
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                    if Instant::now() < deadline =>
+                {
+                    self.reports.outstanding.fetch_sub(1, Ordering::AcqRel);
+                    record = back;
+                    std::thread::park_timeout(Duration::from_millis(1));
+                }
+                Err((error, _)) => {
+                    self.reports.outstanding.fetch_sub(1, Ordering::AcqRel);
+                    return Err(self.doubt("a message could not be produced", error, begun));
+                }
+            }
+        }
+    }
+
+    /// Waits until every delivery report is in and none says that it failed.
+    fn settle(&self, deadline: Instant, begun: Instant) -> Result<(), KafkaSinkError> {
+        if !self.reports.wait(deadline) {
+            let why = format!("the delivery reports were not in after {TRANSACTION_TIMEOUT:?}");
+            return Err(KafkaSinkError::Doubt { why, source: None });
+        }
+        if let Some(error) = self.reports.take_failure() {
+            return Err(self.doubt("a message was not delivered", error, begun));
+        }
+        // The client counts a message until the poll thread has let go of its report; a commit that finds it in the
+        // count waits for 100 ms.
+        while self.producer.in_flight_count() > 0 && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_micros(20));
+        }
+        Ok(())
+    }
+
+    fn doubt(&self, why: &str, source: KafkaError, begun: Instant) -> KafkaSinkError {
+        let source = self.reports.take_failure().unwrap_or(source);
+        if source.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            return KafkaSinkError::TooLarge { source };
+        }
+        // After the transaction's own timeout it was the broker that fenced us, and not another owner.
+        if is_fencing(&source) && begun.elapsed() < TRANSACTION_TIMEOUT {
+            return KafkaSinkError::Fenced { id: self.settings.transactional_id.clone(), source };
+        }
+        KafkaSinkError::Doubt { why: why.to_owned(), source: Some(source) }
+    }
+}
+
+/// What the client tells from its own threads.
+#[derive(Clone, Debug, Default)]
+struct Reports(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    outstanding: AtomicUsize,
+    lock: Mutex<Told>,
+    settled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    failure: Option<KafkaError>,
+    troubles: u64,
+    last_trouble: Option<(KafkaError, String)>,
+}
+
+impl std::ops::Deref for Reports {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Shared {
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nothing is outstanding any more.
+    fn wait(&self, deadline: Instant) -> bool {
+        let mut told = self.told();
+        while self.outstanding.load(Ordering::Acquire) > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            told = self.settled.wait_timeout(told, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    fn take_failure(&self) -> Option<KafkaError> {
+        self.told().failure.take()
+    }
+
+    fn troubles(&self) -> u64 {
+        self.told().troubles
+    }
+
+    fn trouble_since(&self, before: u64) -> Option<String> {
+        let told = self.told();
+        let (_, last) = told.last_trouble.as_ref()?;
+        (told.troubles > before).then(|| format!("the client lost a broker since begin: {last}"))
+    }
+
+    /// A time-out says little; what the client complained of meanwhile says more.
+    fn explain(&self, error: KafkaError) -> KafkaError {
+        let told = self.told();
+        match &told.last_trouble {
+            Some((trouble, _)) if super::client::says_little(&error) => trouble.clone(),
+            _ => error,
+        }
+    }
+}
+
+impl ClientContext for Reports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the Kafka client reports an error");
+        let mut told = self.told();
+        // A broker that was never reached had nothing of ours to send twice. Told apart by the client's text, for want
+        // of anything better: where the text changes, a producer is discarded once too often.
+        if !(reason.contains("Connect to ") && reason.contains(" failed")) {
+            told.troubles += 1;
+        }
+        told.last_trouble = Some((error, reason.to_owned()));
+    }
+}
+
+impl ProducerContext for Reports {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, report: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = report {
+            let mut told = self.told();
+            // The first failure is the cause, the others follow from it.
+            told.failure.get_or_insert_with(|| error.clone());
+        }
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let _told = self.told();
+            self.settled.notify_one();
+        }
+    }
+}

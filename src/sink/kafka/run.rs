@@ -1,0 +1,267 @@
+//! One Kafka sink in one shard, for as long as the shard is owned: starts, delivers, and starts again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::client::KafkaCluster;
+use super::cluster::Cluster;
+use super::config::Settings;
+use super::deliver::{End, MAX_EVENTS, deliver, within};
+use super::draft::Known;
+use super::error::{Disposition, KafkaSinkError, chain};
+use super::meters::Meters;
+use super::place::{Start, place};
+use crate::clock::Clock;
+use crate::config::{KafkaConfig, SinkStart};
+use crate::event::ports::{Feed, LedgerError, Ownership, Route, SinkBook, SinkRow, SinkState};
+use crate::event::{LedgerId, Seq, SinkName};
+use crate::sink::retry::Backoff;
+
+/// How often an operator's wish is looked for while the sink stands still.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Everything that one Kafka sink needs in one shard.
+pub struct KafkaSink<F, B> {
+    /// Its configured name.
+    pub name: SinkName,
+    /// The deployment: part of the transactional id and of the topics of ours.
+    pub deployment: String,
+    /// Which ledger it reads.
+    pub ledger: LedgerId,
+    /// How many shards the ledger has.
+    pub shards: u16,
+    /// The shard, and the epoch under which it is owned.
+    pub owner: Ownership,
+    /// The sink's own keys.
+    pub config: KafkaConfig,
+    /// Where it begins when it is new.
+    pub start: SinkStart,
+    /// Its compiled rules.
+    pub route: Arc<dyn Route>,
+    /// The events.
+    pub feed: F,
+    /// Its rows in the ledger.
+    pub book: B,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Ends it: the transaction in flight is finished first.
+    pub stop: CancellationToken,
+}
+
+/// Runs a sink against its cluster until it is stopped. What a person must remove first is reported and waited for
+/// here; an error is one that the shard or the process must answer: see [`KafkaSinkError::disposition`].
+pub async fn run<F: Feed, B: SinkBook>(sink: KafkaSink<F, B>) -> Result<(), KafkaSinkError> {
+    let settings = Arc::new(sink.settings());
+    run_on(sink, settings.clone(), KafkaCluster::new(settings)).await
+}
+
+/// As [`run`], against any cluster.
+pub async fn run_on<F: Feed, B: SinkBook, C: Cluster>(
+    sink: KafkaSink<F, B>,
+    settings: Arc<Settings>,
+    mut cluster: C,
+) -> Result<(), KafkaSinkError> {
+    let meters = Meters::new(&sink.name, sink.owner.shard);
+    let KafkaSink { name, owner, start, route, feed, book, clock, stop, .. } = sink;
+    let mut session = Session {
+        sink: name,
+        owner,
+        start,
+        settings,
+        rules: route,
+        feed,
+        book,
+        clock,
+        stop,
+        meters,
+        known: Known::default(),
+        limit: MAX_EVENTS,
+        backoff: Backoff::default(),
+        place: Seq::ZERO,
+        told: String::new(),
+    };
+    let stop = session.stop.clone();
+    while !stop.is_cancelled() {
+        match session.once(&mut cluster).await {
+            Ok(End::Stopped) => break,
+            Ok(End::Wished | End::Renew) => {}
+            Err(error) => session.answer(error).await?,
+        }
+    }
+    Ok(())
+}
+
+impl<F, B> std::fmt::Debug for KafkaSink<F, B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, deployment, owner, .. } = self;
+        f.debug_struct("KafkaSink")
+            .field("name", name)
+            .field("deployment", deployment)
+            .field("owner", owner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F, B> KafkaSink<F, B> {
+    /// The names that follow from who it is.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let Self { name, deployment, ledger, shards, owner, config, .. } = self;
+        Settings::new(deployment, name, *ledger, *shards, owner.shard, config.clone())
+    }
+}
+
+/// What outlives a producer.
+pub(super) struct Session<F, B> {
+    pub(super) sink: SinkName,
+    pub(super) owner: Ownership,
+    pub(super) start: SinkStart,
+    pub(super) settings: Arc<Settings>,
+    pub(super) rules: Arc<dyn Route>,
+    pub(super) feed: F,
+    pub(super) book: B,
+    pub(super) clock: Clock,
+    pub(super) stop: CancellationToken,
+    pub(super) meters: Meters,
+    pub(super) known: Known,
+    /// Events of the next transaction, at most.
+    pub(super) limit: usize,
+    backoff: Backoff,
+    /// Where the sink stood last.
+    place: Seq,
+    /// The error that was logged last: the same one again is not news.
+    told: String,
+}
+
+impl<F: Feed, B: SinkBook> Session<F, B> {
+    /// From the fence to whatever ends the producer.
+    async fn once<C: Cluster>(&mut self, cluster: &mut C) -> Result<End, KafkaSinkError> {
+        let Some(row) = self.wanted().await? else { return Ok(End::Stopped) };
+        self.report(SinkState::Starting, None).await?;
+        // Topics may have changed while no producer was there.
+        self.known.topics.clear();
+        let start = Start {
+            settings: &self.settings,
+            sink: &self.sink,
+            owner: self.owner,
+            begin: self.start,
+            book: &self.book,
+        };
+        let placed = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Ok(End::Stopped),
+            placed = place(&start, cluster, &row) => placed?,
+        };
+        self.place = placed.seq();
+        self.report(SinkState::Running, None).await?;
+        tracing::info!(sink = %self.sink, shard = %self.owner.shard, cursor = %self.place, "the sink delivers");
+        deliver(self, cluster, placed).await
+    }
+
+    /// The sink's row, once it is not paused; none when the sink is stopped first.
+    async fn wanted(&mut self) -> Result<Option<SinkRow>, KafkaSinkError> {
+        let mut paused = false;
+        loop {
+            let row = self.row().await?;
+            if !row.paused {
+                return Ok(Some(row));
+            }
+            if !paused {
+                self.report(SinkState::Paused, None).await?;
+                paused = true;
+            }
+            if !self.wait(Instant::now() + LOOK_EVERY).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Answers an error as its disposition says; gives it back where that is not the sink's own to do.
+    async fn answer(&mut self, error: KafkaSinkError) -> Result<(), KafkaSinkError> {
+        let text = chain(&error);
+        let (sink, shard) = (self.sink.clone(), self.owner.shard);
+        match error.disposition() {
+            Disposition::Renew => tracing::info!(%sink, %shard, reason = text, "the sink starts with a new producer"),
+            Disposition::Retry => {
+                let pause = self.backoff.pause();
+                if self.told == text {
+                    tracing::debug!(%sink, %shard, error = text, ?pause, "the sink still fails");
+                } else {
+                    tracing::warn!(%sink, %shard, error = text, ?pause, "the sink failed and tries again");
+                }
+                self.report(SinkState::Retrying, Some(&text)).await?;
+                self.told = text;
+                self.wait(Instant::now() + pause).await;
+            }
+            Disposition::Halt => {
+                tracing::error!(%sink, %shard, error = text, "the sink stands still until an operator acts");
+                self.report(SinkState::Halted, Some(&text)).await?;
+                self.told = text;
+                self.wait_for_a_wish().await?;
+            }
+            Disposition::Restart | Disposition::StandDown | Disposition::Exit => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Waits until an operator seeks, or pauses the sink.
+    async fn wait_for_a_wish(&mut self) -> Result<(), KafkaSinkError> {
+        while self.wait(Instant::now() + LOOK_EVERY).await {
+            let row = self.row().await?;
+            if row.paused || row.seek.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `deadline`, telling the lag meanwhile; whether the sink goes on.
+    async fn wait(&self, deadline: Instant) -> bool {
+        loop {
+            self.tell_lag(self.place, None);
+            let step = deadline.min(Instant::now() + LOOK_EVERY);
+            if timeout_at(step, self.stop.cancelled()).await.is_ok() {
+                return false;
+            }
+            if Instant::now() >= deadline {
+                return true;
+            }
+        }
+    }
+
+    async fn row(&self) -> Result<SinkRow, LedgerError> {
+        within("looking at a sink", self.book.row(&self.sink, self.owner)).await
+    }
+
+    async fn report(&self, state: SinkState, error: Option<&str>) -> Result<(), LedgerError> {
+        self.meters.state(state);
+        within("reporting a sink", self.book.report(&self.sink, self.owner, state, error)).await
+    }
+
+    /// Fewer events next time, so that what cannot be delivered shows itself; alone, it is known.
+    pub(super) fn shrink(&mut self, error: &KafkaSinkError, sent: &[Seq]) {
+        self.limit = (sent.len() / 2).max(1);
+        if let (KafkaSinkError::TooLarge { .. }, [seq]) = (error, sent)
+            && !self.known.oversize.insert(*seq)
+        {
+            self.known.hopeless.insert(*seq);
+        }
+    }
+
+    /// After a success: twice as many events next time, and no more pauses.
+    pub(super) fn grow(&mut self) {
+        self.limit = (self.limit * 2).min(MAX_EVENTS);
+        self.backoff.reset();
+        self.told.clear();
+    }
+
+    pub(super) fn tell_lag(&self, cursor: Seq, oldest: Option<OffsetDateTime>) {
+        let age =
+            oldest.map_or(Duration::ZERO, |oldest| (self.clock.now() - oldest).try_into().unwrap_or(Duration::ZERO));
+        self.meters.lag(self.feed.head().since(cursor), age);
+    }
+}

@@ -1,0 +1,194 @@
+//! Topics are made, or verified, before anything is produced to them. Blocks; the caller stands on a thread of its own.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _};
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::client::{Listener, Looker, admin};
+use super::cluster::{TopicInfo, TopicKind};
+use super::config::{ADMIN_TIMEOUT, Isolation, Settings};
+use super::error::KafkaSinkError;
+
+/// The limit of a message where the topic's own may not be asked for, in bytes: a little under Kafka's default.
+const USUAL_LIMIT: usize = 1_000_000;
+
+/// Whether the cursor topic exists; makes it when told to.
+pub(super) fn cursor_topic(settings: &Settings, handle: &Handle, create: bool) -> Result<bool, KafkaSinkError> {
+    let topic = settings.cursor_topic.as_str();
+    let looker = Looker::new(settings, Isolation::Committed)?;
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    let count = match looker.partitions(topic, deadline)? {
+        Some(count) => count,
+        None if !create => return Ok(false),
+        None => {
+            let config = [("cleanup.policy", "compact"), ("segment.ms", "3600000"), ("segment.bytes", "16777216")];
+            make(settings, handle, &looker, topic, i32::from(settings.shards), &config)?
+        }
+    };
+    if count <= i32::from(settings.shard.0) {
+        return Err(KafkaSinkError::Topic {
+            topic: topic.to_owned(),
+            why: format!(
+                "it has {count} partitions, but a ledger of {} shards needs one for each: add partitions with \
+                 `kafka-topics.sh --alter --topic {topic} --partitions {}`",
+                settings.shards, settings.shards
+            ),
+        });
+    }
+    Ok(true)
+}
+
+/// A topic for messages; makes it when it may be.
+pub(super) fn output_topic(
+    settings: &Settings,
+    handle: &Handle,
+    topic: &str,
+    kind: TopicKind,
+) -> Result<TopicInfo, KafkaSinkError> {
+    let looker = Looker::new(settings, Isolation::Committed)?;
+    let partitions = if let Some(partitions) = looker.partitions(topic, Instant::now() + ADMIN_TIMEOUT)? {
+        partitions
+    } else {
+        let wanted = match (kind, settings.config.partitions) {
+            (TopicKind::Control, _) => 1,
+            (TopicKind::Data, Some(partitions)) => i32::try_from(partitions).unwrap_or(i32::MAX),
+            (TopicKind::Data, None) => -1,
+        };
+        make(settings, handle, &looker, topic, wanted, &[])?
+    };
+    let own = match describe(settings, handle, topic)?.and_then(|found| found.max_message_bytes) {
+        Some(limit) => limit,
+        None => settings.max_message_bytes().unwrap_or(USUAL_LIMIT),
+    };
+    let max_bytes = settings.max_message_bytes().map_or(own, |users| users.min(own));
+    Ok(TopicInfo { partitions, max_bytes })
+}
+
+fn make(
+    settings: &Settings,
+    handle: &Handle,
+    looker: &Looker,
+    topic: &str,
+    partitions: i32,
+    config: &[(&str, &str)],
+) -> Result<i32, KafkaSinkError> {
+    if !settings.config.create_topics {
+        return Err(KafkaSinkError::Topic {
+            topic: topic.to_owned(),
+            why: "it does not exist, and `create_topics` is off: create it, or allow the sink to".to_owned(),
+        });
+    }
+    let replication = settings.config.replication.map_or(-1, i32::from);
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(replication));
+    for (key, value) in config {
+        new = new.set(key, value);
+    }
+    let (admin, listener) = admin(settings)?;
+    let asked = admin.create_topics([&new], &options());
+    let outcome = handle.block_on(asked).map(|mut results| results.pop());
+    match outcome {
+        Ok(None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => {}
+        Ok(Some(Err((_, code)))) if unsupported(code) => ask_for_it(settings, topic)?,
+        Err(error) if error.rdkafka_error_code().is_some_and(unsupported) => ask_for_it(settings, topic)?,
+        Ok(Some(Err((_, code)))) => {
+            return Err(KafkaSinkError::Kafka {
+                doing: format!("creating the topic `{topic}`"),
+                source: KafkaError::AdminOp(code),
+            });
+        }
+        Err(error) => {
+            return Err(KafkaSinkError::Kafka {
+                doing: format!("creating the topic `{topic}`"),
+                source: listener.explain(error),
+            });
+        }
+    }
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    loop {
+        if let Some(count) = looker.partitions(topic, deadline)? {
+            tracing::info!(sink = %settings.sink, topic, partitions = count, "a topic was created");
+            return Ok(count);
+        }
+        if Instant::now() >= deadline {
+            return Err(KafkaSinkError::Topic {
+                topic: topic.to_owned(),
+                why: "it was created, but no broker knows it yet".to_owned(),
+            });
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// librdkafka's mock cluster cannot be told to make a topic, but does so for a producer that asks for it.
+fn ask_for_it(settings: &Settings, topic: &str) -> Result<(), KafkaSinkError> {
+    let producer: BaseProducer =
+        settings.admin()?.create().map_err(KafkaSinkError::kafka("making an administrative client"))?;
+    producer
+        .client()
+        .fetch_metadata(Some(topic), ADMIN_TIMEOUT)
+        .map(drop)
+        .map_err(KafkaSinkError::kafka(format!("asking for the topic `{topic}`")))
+}
+
+const fn unsupported(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion)
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT)).operation_timeout(Some(ADMIN_TIMEOUT))
+}
+
+/// The configuration of a topic, as far as it matters here; what the broker does not tell is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TopicConfig {
+    pub(super) max_message_bytes: Option<usize>,
+    pub(super) min_insync: Option<u32>,
+    pub(super) cleanup: Option<String>,
+}
+
+/// Asks for a topic's configuration; none where the user may not, or the broker cannot tell.
+pub(super) fn describe(
+    settings: &Settings,
+    handle: &Handle,
+    topic: &str,
+) -> Result<Option<TopicConfig>, KafkaSinkError> {
+    use RDKafkaErrorCode as Code;
+    let (admin, listener): (_, Listener) = admin(settings)?;
+    let resource = ResourceSpecifier::Topic(topic);
+    let asked = admin.describe_configs([&resource], &options());
+    let outcome = match handle.block_on(asked) {
+        Ok(mut results) => results.pop().unwrap_or(Err(Code::UnknownTopicOrPartition)),
+        Err(error) => match error.rdkafka_error_code() {
+            Some(code) if unsupported(code) => Err(code),
+            _ => {
+                let doing = format!("describing the topic `{topic}`");
+                return Err(KafkaSinkError::Kafka { doing, source: listener.explain(error) });
+            }
+        },
+    };
+    match outcome {
+        Ok(found) => {
+            let value = |name: &str| found.get(name).and_then(|entry| entry.value.clone());
+            Ok(Some(TopicConfig {
+                max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
+                min_insync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
+                cleanup: value("cleanup.policy"),
+            }))
+        }
+        Err(code)
+            if unsupported(code)
+                || matches!(code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) =>
+        {
+            tracing::debug!(topic, ?code, "the topic's configuration is not told");
+            Ok(None)
+        }
+        Err(code) => Err(KafkaSinkError::Kafka {
+            doing: format!("describing the topic `{topic}`"),
+            source: KafkaError::AdminOp(code),
+        }),
+    }
+}

@@ -1,0 +1,259 @@
+//! The start-up verification (INV-8): what Kafka says (the cursor C and the ends of the partitions) against what the
+//! ledger says (head, chain, the copy W). Pure; the table of design.md section 5, row by row.
+
+use std::sync::Arc;
+
+use super::cluster::{PartitionEnd, TopicEnd};
+use super::cursor::{Cursor, Tails};
+use crate::event::ports::{ChainAt, ShardBounds};
+use crate::event::{LedgerId, Seq};
+
+/// Kafka and the ledger disagree: going on could lose or repeat events, so the sink stops and names the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// No C, but W: the cursor is gone.
+    #[error(
+        "the ledger says that events up to {copy} are delivered, but there is no cursor in `{topic}`: the cursor topic \
+         was lost, or this is another cluster. Point `brokers` back to the old cluster, or accept this one with \
+         `standpipe sinks seek` ({copy} to go on where the ledger says)"
+    )]
+    CursorLost {
+        /// The cursor topic.
+        topic: String,
+        /// The ledger's copy.
+        copy: Seq,
+    },
+    /// C is of another ledger.
+    #[error(
+        "the cursor in `{topic}` belongs to the ledger {found}, but this is {ours}: the database or the cluster was \
+         swapped, or one is a copy. Point both back, or give this deployment another name; to take the topic over \
+         for good, delete `{topic}` (the adopting start, `--adopt`, is not there yet)"
+    )]
+    OtherLedger {
+        /// The cursor topic.
+        topic: String,
+        /// Whose the cursor is.
+        found: LedgerId,
+        /// Which ledger this is.
+        ours: LedgerId,
+    },
+    /// C + 1 is no longer kept.
+    #[error(
+        "the sink was away for longer than the ledger keeps events: it has taken {cursor}, the oldest kept is {oldest}. \
+         `standpipe sinks seek NAME oldest` records the gap and goes on there"
+    )]
+    Expired {
+        /// C.
+        cursor: Seq,
+        /// The oldest event kept.
+        oldest: Seq,
+    },
+    /// C is beyond the head.
+    #[error(
+        "Kafka has taken events up to {cursor}, but the ledger ends at {head}: PostgreSQL was rewound (a restored \
+         backup, a fail-over that lost commits). Bring the newer database back, or accept that the events after {head} \
+         are recorded and delivered again with `standpipe sinks seek NAME {head}` (rehydrating without duplicates is \
+         not there yet)"
+    )]
+    LedgerRewound {
+        /// C.
+        cursor: Seq,
+        /// H.
+        head: Seq,
+    },
+    /// The chain at C is another one.
+    #[error(
+        "the ledger's events up to {cursor} are not those that Kafka has taken (their hash chains differ): PostgreSQL \
+         was rewound and has gone on. Bring the newer database back, or choose where to go on with \
+         `standpipe sinks seek`, which may repeat or skip events"
+    )]
+    ChainDiffers {
+        /// C.
+        cursor: Seq,
+    },
+    /// W is beyond C.
+    #[error(
+        "the ledger says that events up to {copy} are delivered, but the cursor in `{topic}` stands at {cursor}: Kafka \
+         was rewound (a topic restored or recreated, an unclean leader election). `standpipe reconcile` will compare \
+         the topics; until it is there, choose with `standpipe sinks seek`: {cursor} repeats what is missing in Kafka"
+    )]
+    KafkaRewound {
+        /// The cursor topic.
+        topic: String,
+        /// C.
+        cursor: Seq,
+        /// The ledger's copy.
+        copy: Seq,
+    },
+    /// A topic of the cursor is gone.
+    #[error(
+        "the topic `{topic}` is gone, but the cursor says that it was written to: it was deleted, or this is another \
+         cluster. Bring it back, or go on without what it held with `standpipe sinks seek` to the cursor, {cursor}"
+    )]
+    TopicLost {
+        /// The topic.
+        topic: Arc<str>,
+        /// C.
+        cursor: Seq,
+    },
+    /// A partition does not end as the cursor says.
+    #[error(
+        "partition {partition} of `{topic}` disagrees with the cursor: its last message of this shard should be \
+         {expected}, but {found}: the topic was recreated, truncated or written to behind the cursor's back (a second \
+         sink that delivers the same events there does that too). `standpipe reconcile` will compare them; until it is there, `standpipe sinks seek` chooses where to go on"
+    )]
+    TailDisagrees {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: usize,
+        /// What the cursor says.
+        expected: Seq,
+        /// What was found, in words.
+        found: String,
+    },
+    /// A topic's partition count is another one.
+    #[error(
+        "`{topic}` now has {now} partitions and had {was}: keys land elsewhere from here on, so the order of a record's \
+         events holds only from now. When its consumers are ready for that, `standpipe sinks seek` to the cursor, \
+         {cursor}, goes on with the new count"
+    )]
+    PartitionsChanged {
+        /// The topic.
+        topic: Arc<str>,
+        /// Before.
+        was: i32,
+        /// Now.
+        now: i32,
+        /// C.
+        cursor: Seq,
+    },
+    /// An operator's seek leads nowhere.
+    #[error("cannot seek to {to}: {why}; give another place with `standpipe sinks seek`")]
+    Seek {
+        /// The asked place.
+        to: Seq,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// How a start goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The sink has never run: note W = 0, then write the first cursor.
+    FirstStart,
+    /// It crashed in its first start, after the cursor: note W = 0 and go on.
+    NoteAndGo,
+    /// Go on.
+    Go,
+}
+
+/// Compares the cursor partition with the ledger. `chain` is the ledger's at C.
+pub(super) fn judge(
+    topic: &str,
+    low: i64,
+    cursor: Option<&Cursor>,
+    copy: Option<Seq>,
+    bounds: &ShardBounds,
+    chain: Option<ChainAt>,
+) -> Result<Verdict, Stop> {
+    let Some(cursor) = cursor else {
+        let copied = copy.unwrap_or(Seq::ZERO);
+        // Above 0 only by deletion: then there was a cursor that W had not followed yet.
+        if copied > Seq::ZERO || low > 0 {
+            return Err(Stop::CursorLost { topic: topic.to_owned(), copy: copied });
+        }
+        return Ok(Verdict::FirstStart);
+    };
+    let at = cursor.seq;
+    if cursor.ledger != bounds.ledger {
+        return Err(Stop::OtherLedger { topic: topic.to_owned(), found: cursor.ledger, ours: bounds.ledger });
+    }
+    if at > bounds.head {
+        return Err(Stop::LedgerRewound { cursor: at, head: bounds.head });
+    }
+    if let Some(ChainAt::Known(chain)) = chain
+        && chain != cursor.chain
+    {
+        return Err(Stop::ChainDiffers { cursor: at });
+    }
+    if let Some(copy) = copy.filter(|copy| *copy > at) {
+        return Err(Stop::KafkaRewound { topic: topic.to_owned(), cursor: at, copy });
+    }
+    if at.next() < bounds.oldest {
+        return Err(Stop::Expired { cursor: at, oldest: bounds.oldest });
+    }
+    match chain {
+        Some(ChainAt::Known(_)) => Ok(if copy.is_none() { Verdict::NoteAndGo } else { Verdict::Go }),
+        // Removed, or cut off, between the two looks at the ledger.
+        Some(ChainAt::Expired) | None => Err(Stop::Expired { cursor: at, oldest: bounds.oldest }),
+        Some(ChainAt::Beyond) => Err(Stop::LedgerRewound { cursor: at, head: bounds.head }),
+    }
+}
+
+/// Compares the partition counts and the ends of partitions with what the cursor says of them.
+pub(super) fn compare(cursor: &Cursor, control: &str, ends: &[TopicEnd]) -> Result<(), Stop> {
+    for end in ends {
+        let Some(tail) = cursor.topics.get(&end.topic) else { continue };
+        let Some(partitions) = &end.partitions else {
+            return Err(Stop::TopicLost { topic: Arc::clone(&end.topic), cursor: cursor.seq });
+        };
+        let now = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+        if now != tail.partitions() {
+            let was = tail.partitions();
+            return Err(Stop::PartitionsChanged { topic: Arc::clone(&end.topic), was, now, cursor: cursor.seq });
+        }
+        for (partition, (expected, found)) in tail.last.iter().zip(partitions).enumerate() {
+            // Every Kafka sink of the deployment announces there, so nothing in it follows from one sink's cursor.
+            let shared = &*end.topic == control;
+            if let Some(found) = disagreement(*expected, found, shared) {
+                let topic = Arc::clone(&end.topic);
+                return Err(Stop::TailDisagrees { topic, partition, expected: *expected, found });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the end of a partition. Another sink may write to the same topic, so a later message counts only
+/// when it names ours as its predecessor; what retention has removed cannot be compared.
+fn disagreement(expected: Seq, end: &PartitionEnd, shared: bool) -> Option<String> {
+    let at = end.ours.iter().rposition(|(seq, _)| *seq == expected);
+    if expected == Seq::ZERO {
+        return None;
+    }
+    if at.is_none() {
+        let all_was_read = end.from <= end.low;
+        return match end.ours.last() {
+            _ if !all_was_read || end.low > 0 => None,
+            Some((last, _)) => Some(format!("it is {last}")),
+            None => Some("there is none".to_owned()),
+        };
+    }
+    let after = at.map_or(0, |at| at + 1);
+    let follower = end.ours[after..].iter().find(|(seq, prev)| *prev == expected && *seq > expected);
+    follower.filter(|_| !shared).map(|(seq, _)| format!("{seq} follows it"))
+}
+
+/// The tails that a sink has after an operator's seek: what the partitions really hold, with their present count.
+pub(super) fn found_tails(known: &Tails, ends: &[TopicEnd]) -> Tails {
+    let mut tails = Tails::new();
+    for end in ends {
+        let Some(partitions) = &end.partitions else { continue };
+        let before = known.get(&end.topic);
+        let last = partitions.iter().enumerate().map(|(partition, end)| {
+            let kept = before.and_then(|tail| tail.last.get(partition)).copied().unwrap_or(Seq::ZERO);
+            match end.ours.last() {
+                Some((last, _)) => *last,
+                None if end.from <= end.low && end.low == 0 => Seq::ZERO,
+                None => kept,
+            }
+        });
+        tails.insert(Arc::clone(&end.topic), super::cursor::Tail { last: last.collect() });
+    }
+    tails
+}
+
+#[cfg(test)]
+mod tests;
