@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::{line, printable};
+use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
 use crate::config::{Config, DialectChoice, LedgerUrl, Order, SinkConfig, SinkKind};
 use crate::event::ports::Dialect;
@@ -31,6 +32,8 @@ struct Report {
     accounts: Vec<AccountReport>,
     sinks: Vec<SinkReport>,
     warnings: Vec<String>,
+    /// What was asked outside; none with `--offline`.
+    outside: Option<Vec<Finding>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,14 +55,24 @@ struct SinkReport {
     order: &'static str,
 }
 
-/// Loads and checks everything that can be known on this machine.
-pub fn run(global: &Global, options: &Options) -> Result<(), Failure> {
+/// Loads and checks everything that can be known on this machine, then asks everything that `run` would need. Ends
+/// with 3 when anything is out of reach, else with 2 when anything refuses.
+pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     let ready = super::load(global)?;
-    let report = report(&ready);
-    if options.json {
-        return line(&serde_json::to_string_pretty(&report).map_err(Failure::runtime)?);
+    let mut report = report(&ready);
+    if !options.offline {
+        report.outside = Some(reach::look(&ready).await);
     }
-    line(text(&report).trim_end())
+    if options.json {
+        line(&serde_json::to_string_pretty(&report).map_err(Failure::runtime)?)?;
+    } else {
+        line(text(&report).trim_end())?;
+    }
+    match report.outside.iter().flatten().map(|finding| finding.state).max() {
+        None | Some(State::Good) => Ok(()),
+        Some(State::Wrong) => Err(Failure::told(2)),
+        Some(State::OutOfReach) => Err(Failure::told(3)),
+    }
 }
 
 fn report(ready: &Ready) -> Report {
@@ -91,6 +104,7 @@ fn report(ready: &Ready) -> Report {
             .collect(),
         sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink)).collect(),
         warnings,
+        outside: None,
     }
 }
 
@@ -183,7 +197,28 @@ fn text(report: &Report) -> String {
         let lines: Vec<String> = warning.lines().map(printable).collect();
         say(format_args!("\nwarning: {}", lines.join("\n  ")));
     }
-    say(format_args!("\nThe configuration is right. Nothing outside of it was asked."));
+    let Some(outside) = &report.outside else {
+        say(format_args!("\nThe configuration is right. Nothing outside of it was asked."));
+        return out;
+    };
+    for finding in outside {
+        say(format_args!("\n{}: {}", finding.what, finding.state.as_str()));
+        for fact in &finding.facts {
+            say(format_args!("  {}", printable(fact)));
+        }
+        for error in &finding.errors {
+            say(format_args!("  error: {}", printable(error)));
+        }
+        for warning in &finding.warnings {
+            say(format_args!("  warning: {}", printable(warning)));
+        }
+    }
+    let bad = outside.iter().filter(|finding| finding.state != State::Good).count();
+    if bad == 0 {
+        say(format_args!("\nThe configuration is right, and everything that it needs answers."));
+    } else {
+        say(format_args!("\nThe configuration is right, but {bad} of {} that it needs is not.", outside.len()));
+    }
     out
 }
 

@@ -7,6 +7,7 @@ mod failure;
 mod healthcheck;
 mod init;
 mod output;
+mod reach;
 mod version;
 
 use std::path::PathBuf;
@@ -88,7 +89,7 @@ fn load_and(global: &Global, further: impl FnOnce(&Config) -> Vec<Problem>) -> R
 enum Verb {
     /// Write a first configuration
     Init(init::Options),
-    /// Say what a configuration means and promises, and what is wrong with it
+    /// Say what a configuration means and promises, and whether everything that it needs answers
     Check(check::Options),
     /// Show the effective configuration, its schema, or what every key means
     Config(config::Options),
@@ -122,7 +123,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
     match verb {
         Verb::Init(options) => init::run(&global, &options),
-        Verb::Check(options) => check::run(&global, &options),
+        Verb::Check(options) => check::run(&global, &options).await,
         Verb::Config(options) => config::run(&global, &options),
         Verb::Healthcheck(options) => healthcheck::run(&global, &options).await,
         Verb::Completions(options) => completions::run(&options),

@@ -1,1 +1,37 @@
+//! ② Record: every SQL statement of the program stands here and in `migrations/`.
+//!
+//! What this module upholds, and how:
+//!
+//! - **INV-1** An event's id, its body and its stream's position commit in one transaction: one call of one PL/pgSQL
+//!   function, which raises unless new ids = events and positions moved = streams taken.
+//! - **INV-2** `seq` is given under the shard row's lock as `head + 1 …`, in page order: dense, in commit order.
+//! - **INV-3** A page is recorded only while its stream is still where the page was polled from; else nothing of it is.
+//! - **INV-4** The moved position of an empty page is committed like any other.
+//! - **INV-5** No content fails the call: what PostgreSQL refuses is found by bisection and set aside whole.
+//! - **INV-6** Every write names its epoch and checks it under the shard row's lock: recording takes `NO KEY UPDATE`,
+//!   the sinks `KEY SHARE` (which goes beside it), taking the lease `UPDATE` (which waits for both).
+//! - **INV-14** A gap's row, its announcement and the step past it are one transaction.
+//!
+//! The hash chain ties it together: the owner names the head and the chain of its own last commit, so that a database
+//! that was rewound (restore, fail-over) is noticed by the next call, not by a consumer.
+//!
+//! A COMMIT whose answer is lost is settled by reading the shard row again, whose lock waits for the old backend;
+//! applying a page again is always safe.
 
+mod control;
+mod database;
+mod dictionary;
+mod lease;
+mod more;
+mod open;
+mod plan;
+mod read;
+mod recorder;
+mod resequenced;
+mod sinks;
+mod streams;
+mod wishes;
+
+pub use lease::{Held, Lease};
+pub use open::{Database, Ledger, OpenDisposition, OpenError};
+pub use recorder::Recorder;

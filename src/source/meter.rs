@@ -7,8 +7,9 @@ use time::OffsetDateTime;
 use crate::event::StreamKey;
 use crate::telemetry::metrics::{
     BLOCKED_SECONDS_TOTAL, SOURCE_AT_TOP, SOURCE_EVENTS_TOTAL, SOURCE_LAG_SECONDS, SOURCE_POLLS_TOTAL,
-    SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL,
+    SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL, add_seconds,
 };
+use crate::telemetry::series;
 
 /// The metrics of one stream. Lag and headroom follow the clock, also while nothing can be polled.
 #[derive(Debug)]
@@ -42,17 +43,12 @@ struct Place {
 
 impl Meter {
     pub fn new(key: &StreamKey, history: Duration, anchor: OffsetDateTime, top: bool) -> Self {
+        series::stream(key);
         let labels = [("account", key.account.to_string()), ("stream", key.stream.to_string())];
         let polls = |outcome: &'static str| {
             let [account, stream] = labels.clone();
-            let labels = [account, stream, ("outcome", outcome.to_owned())];
-            let polls = counter!(SOURCE_POLLS_TOTAL, &labels);
-            polls.increment(0);
-            polls
+            counter!(SOURCE_POLLS_TOTAL, &[account, stream, ("outcome", outcome.to_owned())])
         };
-        let (events, unwanted) = (counter!(SOURCE_EVENTS_TOTAL, &labels), counter!(SOURCE_UNWANTED_TOTAL, &labels));
-        events.increment(0);
-        unwanted.increment(0);
         Self {
             polls: Polls {
                 page: polls("page"),
@@ -61,8 +57,8 @@ impl Meter {
                 error: polls("error"),
                 gone: polls("gone"),
             },
-            events,
-            unwanted,
+            events: counter!(SOURCE_EVENTS_TOTAL, &labels),
+            unwanted: counter!(SOURCE_UNWANTED_TOTAL, &labels),
             lag: gauge!(SOURCE_LAG_SECONDS, &labels),
             headroom: gauge!(SOURCE_RETENTION_HEADROOM_SECONDS, &labels),
             at_top: gauge!(SOURCE_AT_TOP, &labels),
@@ -97,25 +93,16 @@ impl Meter {
     }
 }
 
-/// Counts the seconds that this stage waited for room, fractions carried over.
+/// Counts the time that this stage waited for room.
 #[derive(Debug)]
-pub(super) struct Blocked {
-    seconds: Counter,
-    carried: Mutex<Duration>,
-}
+pub(super) struct Blocked(Counter);
 
 impl Blocked {
     pub fn new() -> Self {
-        let seconds = counter!(BLOCKED_SECONDS_TOTAL, "stage" => "source");
-        seconds.increment(0);
-        Self { seconds, carried: Mutex::default() }
+        Self(counter!(BLOCKED_SECONDS_TOTAL, "stage" => "source"))
     }
 
     pub fn add(&self, waited: Duration) {
-        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
-        *carried += waited;
-        let whole = carried.as_secs();
-        self.seconds.increment(whole);
-        *carried -= Duration::from_secs(whole);
+        add_seconds(&self.0, waited);
     }
 }

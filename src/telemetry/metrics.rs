@@ -51,7 +51,7 @@ pub mod values {
     /// `status_class` of `webhook_attempts_total`.
     pub const ATTEMPT_CLASSES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "timeout", "refused", "error"];
     /// `status_class` of `vendor_requests_total`.
-    pub const VENDOR_CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "error"];
+    pub const VENDOR_CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "timeout", "error"];
     /// `window` of `vendor_budget_remaining`.
     pub const BUDGET_WINDOWS: [&str; 2] = ["minute", "hour"];
 }

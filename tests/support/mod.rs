@@ -1,8 +1,10 @@
 //! What the test binaries share: private servers that never outlive the process, outside clients, waiting.
 
+pub mod emitted;
 pub mod http;
 pub mod kafka;
 pub mod keeper;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod program;
 pub mod receiver;

@@ -152,7 +152,7 @@ fn is_root() -> bool {
 }
 
 /// PostgreSQL refuses to run as root.
-fn as_unprivileged(program: &Path) -> Command {
+pub fn as_unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }

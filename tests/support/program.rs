@@ -86,6 +86,11 @@ impl Daemon {
         http::get(&format!("http://127.0.0.1:{}/readyz", self.port)).await
     }
 
+    /// Status of `/livez`; none while nobody listens.
+    pub async fn livez(&self) -> Option<u16> {
+        http::get(&format!("http://127.0.0.1:{}/livez", self.port)).await.map(|(status, _)| status)
+    }
+
     pub async fn metrics(&self) -> Option<String> {
         http::get(&format!("http://127.0.0.1:{}/metrics", self.port)).await.map(|(_, body)| body)
     }

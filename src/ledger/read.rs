@@ -1,0 +1,161 @@
+//! Reading what is recorded, with its chain.
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::database::{Session, failed, seq_from_db, seq_to_db, within};
+use super::open::Ledger;
+use crate::event::ports::{ChainAt, LedgerError, ReadLedger};
+use crate::event::{Batch, Chain, ContentHash, Recorded, Replay, Seq, Shard, SinkName};
+
+/// Parses a stored chain; the schema holds it to 32 bytes.
+pub(crate) fn chain(bytes: &[u8], doing: &'static str) -> Result<Chain, LedgerError> {
+    let chain =
+        bytes.try_into().map_err(|_| LedgerError::Refused { doing, why: "a chain is not 32 bytes".to_owned() })?;
+    Ok(Chain(chain))
+}
+
+/// A row of `events`, before it is words.
+struct Row {
+    seq: i64,
+    account_id: i32,
+    type_id: i32,
+    occurred_at: Option<OffsetDateTime>,
+    recorded_at: OffsetDateTime,
+    content_hash: Uuid,
+    event_id: String,
+    record_id: String,
+    replay_of: Option<i64>,
+    replay_sink: Option<String>,
+    body: Vec<u8>,
+}
+
+impl Ledger {
+    /// The chain at `seq`, recomputed from the mark before it; none where what lies between is not kept.
+    async fn recompute(&self, session: &mut Session, shard: i16, seq: Seq) -> Result<Option<Chain>, LedgerError> {
+        let doing = "recomputing the chain";
+        let Some(mark) = sqlx::query!(
+            "SELECT seq, chain FROM chain_marks WHERE shard = $1 AND seq <= $2 ORDER BY seq DESC LIMIT 1",
+            shard,
+            seq_to_db(seq)
+        )
+        .fetch_optional(&mut **session)
+        .await
+        .map_err(failed(doing))?
+        else {
+            return Ok(None);
+        };
+        let mut link = chain(&mark.chain, doing)?;
+        let mut last = seq_from_db(mark.seq);
+        if last == seq {
+            return Ok(Some(link));
+        }
+        let events = sqlx::query!(
+            "SELECT seq, event_id, content_hash FROM events WHERE shard = $1 AND seq > $2 AND seq <= $3 ORDER BY seq",
+            shard,
+            mark.seq,
+            seq_to_db(seq)
+        )
+        .fetch_all(&mut **session)
+        .await
+        .map_err(failed(doing))?;
+        for event in events {
+            if seq_from_db(event.seq) != last.next() {
+                return Ok(None);
+            }
+            last = last.next();
+            link = link.link(last, &event.event_id, &ContentHash(event.content_hash.into_bytes()));
+        }
+        Ok((last == seq).then_some(link))
+    }
+
+    pub(crate) async fn chain_at_seq(&self, shard: Shard, seq: Seq) -> Result<ChainAt, LedgerError> {
+        let doing = "reading the chain";
+        let number = self.known_shard(shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let head = sqlx::query!("SELECT head FROM shards WHERE shard = $1", number)
+                .fetch_one(&mut *session)
+                .await
+                .map_err(failed(doing))?
+                .head;
+            if seq > seq_from_db(head) {
+                session.done().await.map_err(failed(doing))?;
+                return Ok(ChainAt::Beyond);
+            }
+            let found = self.recompute(&mut session, number, seq).await?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(found.map_or(ChainAt::Expired, ChainAt::Known))
+        })
+        .await
+    }
+
+    async fn recorded(&self, row: Row, chain: Chain) -> Result<Recorded, LedgerError> {
+        Ok(Recorded {
+            seq: seq_from_db(row.seq),
+            chain,
+            account: self.account_name(row.account_id).await?,
+            event_type: self.type_name(row.type_id).await?,
+            id: row.event_id.into_boxed_str(),
+            record_id: row.record_id.into_boxed_str(),
+            occurred_at: row.occurred_at,
+            recorded_at: row.recorded_at,
+            content_hash: ContentHash(row.content_hash.into_bytes()),
+            body: Bytes::from(row.body),
+            replay: row
+                .replay_of
+                .zip(row.replay_sink)
+                .map(|(of, sink)| Box::new(Replay { sink: SinkName::from(sink), of: seq_from_db(of) })),
+        })
+    }
+}
+
+impl ReadLedger for Ledger {
+    async fn read(
+        &self,
+        shard: Shard,
+        after: Seq,
+        until: Seq,
+        max_events: usize,
+        max_bytes: usize,
+    ) -> Result<Batch, LedgerError> {
+        let doing = "reading events";
+        let number = self.known_shard(shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let gone = || LedgerError::Refused { doing, why: format!("events after seq {after} are no longer kept") };
+            let before = self.recompute(&mut session, number, after).await?.ok_or_else(gone)?;
+            // The running total stops the server at the bound; at least one event comes, however large.
+            let rows = sqlx::query_as!(
+                Row,
+                r#"SELECT seq AS "seq!", account_id AS "account_id!", type_id AS "type_id!", occurred_at,
+                       recorded_at AS "recorded_at!", content_hash AS "content_hash!", event_id AS "event_id!",
+                       record_id AS "record_id!", replay_of, replay_sink, body AS "body!"
+                   FROM (SELECT e.*, sum(octet_length(e.body)) OVER (ORDER BY e.seq) - octet_length(e.body) AS already
+                         FROM events e WHERE e.shard = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq LIMIT $4) w
+                   WHERE w.already < $5 ORDER BY seq"#,
+                number,
+                seq_to_db(after),
+                seq_to_db(until),
+                i64::try_from(max_events.max(1)).unwrap_or(i64::MAX),
+                i64::try_from(max_bytes.max(1)).unwrap_or(i64::MAX),
+            )
+            .fetch_all(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            let mut batch = Batch { shard, after, chain_before: before, events: Vec::with_capacity(rows.len()) };
+            for row in rows {
+                let seq = seq_from_db(row.seq);
+                if seq != batch.to().next() {
+                    return Err(gone());
+                }
+                let chain = batch.chain().link(seq, &row.event_id, &ContentHash(row.content_hash.into_bytes()));
+                batch.events.push(self.recorded(row, chain).await?);
+            }
+            Ok(batch)
+        })
+        .await
+    }
+}

@@ -1,0 +1,491 @@
+//! The one writer of a shard: takes what is waiting, records it in one call, answers, publishes.
+//!
+//! One commit is in flight at a time; what the sources send meanwhile waits in their bounded channel and is the next
+//! group. Nothing is published, and no source is answered, before the commit is known to have happened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::database::{Session, failed, is_data_exception, seq_from_db, shard_to_db, within};
+use super::open::Ledger;
+use super::plan::{Answer, Draft, Element, Kind, Known, Plan, accepts};
+use super::resequenced::Resequenced;
+use super::streams::{position, printable};
+use crate::event::ports::{LedgerError, Ownership, PageOutcome, Publish, Submission};
+use crate::event::{Batch, Chain, Recorded, Room, Seq};
+use crate::telemetry::metrics::{GAPS_TOTAL, LEDGER_COMMIT_SECONDS, LEDGER_EVENTS_TOTAL};
+
+/// A commit takes what is waiting until it has this many events or bytes, and always at least one page.
+const GROUP_EVENTS: usize = 5_000;
+const GROUP_BYTES: usize = 8 << 20;
+/// How often the operators' wishes are looked at, idle or not.
+const WISHES_EVERY: Duration = Duration::from_secs(1);
+/// How long a commit in doubt is asked about before the shard is started anew.
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Records pages under one ownership of one shard.
+#[derive(Debug)]
+pub struct Recorder {
+    ledger: Ledger,
+    owner: Ownership,
+    head: Seq,
+    chain: Chain,
+    // Kept between calls: a pool would test it each time, which is another round trip.
+    session: Option<Session>,
+    resequenced: Resequenced,
+    wishes_at: Instant,
+}
+
+/// A page whose source waits.
+struct Waiting {
+    step: usize,
+    settled: oneshot::Sender<PageOutcome>,
+    room: Room,
+}
+
+/// What a commit did.
+struct Committed {
+    at: OffsetDateTime,
+    known: HashMap<usize, Known>,
+    chain: Chain,
+}
+
+enum Doubt {
+    /// The call is known to have written nothing.
+    Nothing(sqlx::Error),
+    /// It may have committed.
+    Unknown(sqlx::Error),
+}
+
+impl Recorder {
+    /// Starts from the head and the chain that the ledger has now; fails when the epoch is over.
+    pub async fn open(ledger: &Ledger, owner: Ownership) -> Result<Self, LedgerError> {
+        let doing = "starting to record";
+        let shard = ledger.known_shard(owner.shard)?;
+        let row = within(doing, async {
+            let mut session = ledger.0.db.session().await.map_err(failed(doing))?;
+            let row = sqlx::query!("SELECT epoch, head, chain FROM shards WHERE shard = $1", shard)
+                .fetch_one(&mut *session)
+                .await
+                .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(row)
+        })
+        .await?;
+        if row.epoch != owner.epoch.0 {
+            return Err(fenced(owner, format!("its epoch is {}, ours is {}", row.epoch, owner.epoch)));
+        }
+        Ok(Self {
+            ledger: ledger.clone(),
+            owner,
+            head: seq_from_db(row.head),
+            chain: super::read::chain(&row.chain, doing)?,
+            session: None,
+            resequenced: Resequenced::default(),
+            wishes_at: Instant::now(),
+        })
+    }
+
+    /// The newest event and the chain there.
+    #[must_use]
+    pub const fn head(&self) -> (Seq, Chain) {
+        (self.head, self.chain)
+    }
+
+    /// Records until `pages` is closed (then everything in it is recorded) or `stop` is cancelled (then the group in
+    /// hand is). An error ends the ownership: its disposition says how to go on.
+    pub async fn run(
+        mut self,
+        mut pages: mpsc::Receiver<Submission>,
+        publish: impl Publish,
+        stop: CancellationToken,
+    ) -> Result<(), LedgerError> {
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled() => return self.close().await,
+                () = tokio::time::sleep_until(self.wishes_at) => None,
+                page = pages.recv() => match page {
+                    Some(page) => Some(page),
+                    None => return self.close().await,
+                },
+            };
+            let mut draft = Draft::default();
+            if Instant::now() >= self.wishes_at {
+                self.wishes(&mut draft).await?;
+                self.wishes_at = Instant::now() + WISHES_EVERY;
+            }
+            let waiting = self.gather(first, &mut pages, &mut draft).await?;
+            if !draft.steps.is_empty() || !draft.elements.is_empty() {
+                self.commit(draft, waiting, &publish).await?;
+            }
+        }
+    }
+
+    async fn close(self) -> Result<(), LedgerError> {
+        match self.session {
+            Some(session) => session.done().await.map_err(failed("closing the recorder")),
+            None => Ok(()),
+        }
+    }
+
+    async fn wishes(&mut self, draft: &mut Draft) -> Result<(), LedgerError> {
+        let doing = "reading the operators' wishes";
+        let wishes = within(doing, async {
+            let mut session = self.ledger.0.db.session().await.map_err(failed(doing))?;
+            let wishes = self.ledger.wishes(&mut session, self.owner.shard).await?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(wishes)
+        })
+        .await?;
+        if !wishes.is_empty() {
+            debug!(shard = %self.owner.shard, "carrying out what operators wished");
+        }
+        // First, so that pages from before a seek find the stream elsewhere.
+        for seek in wishes.seeks {
+            draft.step(seek);
+        }
+        draft.elements.extend(wishes.elements);
+        Ok(())
+    }
+
+    async fn gather(
+        &self,
+        first: Option<Submission>,
+        pages: &mut mpsc::Receiver<Submission>,
+        draft: &mut Draft,
+    ) -> Result<Vec<Waiting>, LedgerError> {
+        let mut waiting = Vec::new();
+        let (mut events, mut bytes) = (0, 0);
+        let mut next = first.or_else(|| pages.try_recv().ok());
+        while let Some(Submission { page, room, settled }) = next {
+            let Some(numbers) = self.ledger.stream_numbers(&page.stream).await? else {
+                return Err(LedgerError::Refused {
+                    doing: "recording a page",
+                    why: format!("the stream {} was never opened", page.stream),
+                });
+            };
+            events += page.events.len();
+            bytes += page.size();
+            waiting.push(Waiting { step: draft.page(page, numbers), settled, room });
+            next = if events < GROUP_EVENTS && bytes < GROUP_BYTES { pages.try_recv().ok() } else { None };
+        }
+        let types = self.ledger.type_numbers(draft.elements.iter().map(|element| &element.event.event_type)).await?;
+        draft.number_types(&types);
+        Ok(waiting)
+    }
+
+    async fn commit(
+        &mut self,
+        mut draft: Draft,
+        waiting: Vec<Waiting>,
+        publish: &impl Publish,
+    ) -> Result<(), LedgerError> {
+        let started = Instant::now();
+        let before = (self.head, self.chain);
+        if let Some(committed) = self.record(&mut draft).await? {
+            histogram!(LEDGER_COMMIT_SECONDS, "shard" => self.owner.shard.to_string()).record(started.elapsed());
+            failpoint("ledger::after_commit").await;
+            self.count(&draft, &committed);
+            let batch = self.batch(draft.elements, &committed, before)?;
+            if !batch.events.is_empty() {
+                publish.publish(Arc::new(batch));
+            }
+        }
+        for Waiting { step, settled, room } in waiting {
+            let outcome = match draft.steps[step].superseded.take() {
+                Some(at) => PageOutcome::Superseded { at },
+                None => PageOutcome::Recorded,
+            };
+            // A source that went away meanwhile reads its position from the ledger when it comes back.
+            drop(settled.send(outcome));
+            drop(room);
+        }
+        Ok(())
+    }
+
+    /// Calls until everything that can be recorded is; each call that writes nothing names what to leave out.
+    async fn record(&mut self, draft: &mut Draft) -> Result<Option<Committed>, LedgerError> {
+        let doing = "recording";
+        while !draft.is_empty() {
+            failpoint("ledger::before_commit").await;
+            match self.call(draft).await {
+                Ok(answer) if answer.outcome == "recorded" => {
+                    self.head = seq_from_db(answer.head.unwrap_or_default());
+                    self.chain = super::read::chain(answer.chain.as_deref().unwrap_or_default(), doing)?;
+                    let known = answer.known();
+                    let at = answer.recorded_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+                    return Ok(Some(Committed { at, known, chain: self.chain }));
+                }
+                Ok(answer) if answer.outcome == "superseded" => {
+                    for (stream, at) in answer.superseded.iter().zip(answer.superseded_at) {
+                        draft.leave_out(*stream, at.map(position).as_ref());
+                    }
+                }
+                Ok(answer) => {
+                    return Err(fenced(
+                        self.owner,
+                        format!(
+                            "it is at epoch {:?} and seq {:?}, we were at {} and {}",
+                            answer.epoch, answer.head, self.owner.epoch, self.head
+                        ),
+                    ));
+                }
+                Err(Doubt::Nothing(error)) if is_data_exception(&error) => self.set_aside(draft, &error).await?,
+                Err(Doubt::Nothing(error)) => return Err(failed(doing)(error)),
+                Err(Doubt::Unknown(error)) => {
+                    warn!(
+                        shard = %self.owner.shard,
+                        error = &error as &dyn std::error::Error,
+                        "a commit's answer is lost; asking the ledger"
+                    );
+                    if let Some(committed) = self.settle(draft).await? {
+                        return Ok(Some(committed));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn call(&mut self, draft: &Draft) -> Result<Answer, Doubt> {
+        let limit = super::database::CALL_LIMIT;
+        match tokio::time::timeout(limit, self.call_once(draft)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Doubt::Unknown(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
+        }
+    }
+
+    async fn call_once(&mut self, draft: &Draft) -> Result<Answer, Doubt> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.ledger.0.db.connection().await.map_err(Doubt::Nothing)?,
+        };
+        let plan = Plan::of(draft, self.head, self.chain);
+        // What is rare is written beside the call, in its transaction; the usual call is a transaction by itself.
+        let beside = draft.has_more();
+        if beside || self.ledger.0.db.pooler() {
+            self.ledger.0.db.begin_on(&mut session).await.map_err(Doubt::Nothing)?;
+        }
+        let answer = plan.call(&mut session, self.owner, self.head, self.chain).await.map_err(doubt)?;
+        if answer.outcome != "recorded" {
+            session.roll_back().await.map_err(Doubt::Nothing)?;
+        } else if beside {
+            let shard = shard_to_db(self.owner.shard);
+            draft.write_more(&mut session, shard, &plan, &answer).await.map_err(Doubt::Nothing)?;
+        }
+        session.commit().await.map_err(doubt)?;
+        self.session = Some(session);
+        Ok(answer)
+    }
+
+    /// Finds one element whose content the server refuses, by halves, and sets it aside (INV-5).
+    async fn set_aside(&mut self, draft: &mut Draft, error: &sqlx::Error) -> Result<(), LedgerError> {
+        let doing = "looking for what PostgreSQL refuses";
+        within(doing, async {
+            let mut session = self.ledger.0.db.session().await.map_err(failed(doing))?;
+            let (mut from, mut to) = (0, draft.elements.len());
+            let mut words = error.to_string();
+            while from < to {
+                let middle = from + (to - from).div_ceil(2);
+                match accepts(&mut session, &draft.elements[from..middle]).await {
+                    Ok(()) => from = middle,
+                    Err(refused) if is_data_exception(&refused) => {
+                        words = refused.to_string();
+                        to = middle;
+                        if to - from == 1 {
+                            break;
+                        }
+                        // A transaction that failed takes nothing more.
+                        session = self.ledger.0.db.session().await.map_err(failed(doing))?;
+                    }
+                    Err(other) => return Err(failed(doing)(other)),
+                }
+            }
+            if from == to {
+                return Err(LedgerError::Refused {
+                    doing,
+                    why: format!("it takes every element by itself, but: {words}"),
+                });
+            }
+            warn!(shard = %self.owner.shard, reason = %words, "an element is set aside");
+            draft.refuse(from, printable(&format!("PostgreSQL refuses it: {words}"), 1024));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Learns what became of a call whose answer is lost. The row's lock waits for the old backend.
+    async fn settle(&mut self, draft: &Draft) -> Result<Option<Committed>, LedgerError> {
+        let until = Instant::now() + SETTLE_LIMIT;
+        loop {
+            match within("settling a commit in doubt", self.settle_once(draft)).await {
+                Err(LedgerError::Unavailable { .. }) if Instant::now() < until => {
+                    tokio::time::sleep(SETTLE_PAUSE).await;
+                }
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn settle_once(&mut self, draft: &Draft) -> Result<Option<Committed>, LedgerError> {
+        let doing = "settling a commit in doubt";
+        let shard = shard_to_db(self.owner.shard);
+        let mut session = self.ledger.0.db.begin().await.map_err(failed(doing))?;
+        let row = sqlx::query!("SELECT epoch, head, chain FROM shards WHERE shard = $1 FOR NO KEY UPDATE", shard)
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+        let (head, chain) = (seq_from_db(row.head), super::read::chain(&row.chain, doing)?);
+        if row.epoch != self.owner.epoch.0 || head < self.head || (head == self.head && chain != self.chain) {
+            return Err(fenced(self.owner, format!("it is at epoch {} and seq {head}", row.epoch)));
+        }
+        if head == self.head {
+            // It did not commit, or had nothing new: calling again is safe in both cases.
+            session.done().await.map_err(failed(doing))?;
+            return Ok(None);
+        }
+        let rows = sqlx::query!(
+            "SELECT seq, event_id, content_hash, replay_of, recorded_at FROM events
+             WHERE shard = $1 AND seq > $2 AND seq <= $3 ORDER BY seq",
+            shard,
+            super::database::seq_to_db(self.head),
+            row.head
+        )
+        .fetch_all(&mut *session)
+        .await
+        .map_err(failed(doing))?;
+        session.done().await.map_err(failed(doing))?;
+        let mut at = OffsetDateTime::UNIX_EPOCH;
+        let mut rows = rows.into_iter().peekable();
+        let mut known = HashMap::new();
+        for (index, element) in draft.elements.iter().enumerate() {
+            let of = element.replay.as_ref().map(|replay| super::database::seq_to_db(replay.of));
+            let ours = rows.next_if(|row| {
+                *row.event_id == *element.event.id
+                    && row.content_hash.into_bytes() == element.event.content_hash.0
+                    && row.replay_of == of
+            });
+            match ours {
+                Some(row) => at = row.recorded_at,
+                // Its seq is not looked up: nobody asks for it after the fact.
+                None => drop(known.insert(index, Known { seq: Seq::ZERO, content_hash: element.event.content_hash })),
+            }
+        }
+        if rows.next().is_some() {
+            return Err(fenced(self.owner, "somebody else recorded under our epoch".to_owned()));
+        }
+        (self.head, self.chain) = (head, chain);
+        Ok(Some(Committed { at, known, chain }))
+    }
+
+    fn count(&mut self, draft: &Draft, committed: &Committed) {
+        let mut counts: HashMap<(&str, &'static str), u64> = HashMap::new();
+        for (index, Element { event, kind, .. }) in draft.elements.iter().enumerate() {
+            let known = committed.known.get(&index);
+            let result = match known {
+                None => "new",
+                Some(first) if first.content_hash == event.content_hash => "duplicate",
+                Some(first) => {
+                    warn!(
+                        account = %event.account,
+                        event_id = %event.id,
+                        kept_seq = %first.seq,
+                        kept = %first.content_hash,
+                        other = %event.content_hash,
+                        "an event came again under its id with other content; the first one stays"
+                    );
+                    "conflicting"
+                }
+            };
+            *counts.entry((event.account.as_str(), result)).or_default() += 1;
+            if *kind == Kind::Event && known.is_none() && self.resequenced.is_again(event) {
+                *counts.entry((event.account.as_str(), "resequenced")).or_default() += 1;
+            }
+        }
+        for (_, step) in draft.taken() {
+            *counts.entry((step.key.account.as_str(), "rejected")).or_default() += step.rejected.len() as u64;
+            if let Some((gap, _)) = &step.gap {
+                counter!(GAPS_TOTAL, "reason" => gap.reason.as_str()).increment(1);
+                warn!(stream = %step.key, reason = gap.reason.as_str(), detail = gap.detail, "a gap is recorded");
+            }
+        }
+        for ((account, result), count) in counts {
+            counter!(LEDGER_EVENTS_TOTAL, "account" => account.to_owned(), "result" => result).increment(count);
+        }
+    }
+
+    fn batch(
+        &self,
+        elements: Vec<Element>,
+        committed: &Committed,
+        (after, chain_before): (Seq, Chain),
+    ) -> Result<Batch, LedgerError> {
+        let mut batch =
+            Batch { shard: self.owner.shard, after, chain_before, events: Vec::with_capacity(elements.len()) };
+        for (index, Element { event, replay, .. }) in elements.into_iter().enumerate() {
+            if committed.known.contains_key(&index) {
+                continue;
+            }
+            let seq = batch.to().next();
+            let chain = batch.chain().link(seq, &event.id, &event.content_hash);
+            batch.events.push(Recorded {
+                seq,
+                chain,
+                account: event.account,
+                event_type: event.event_type,
+                id: event.id,
+                record_id: event.record_id,
+                occurred_at: event.occurred_at,
+                recorded_at: committed.at,
+                content_hash: event.content_hash,
+                body: event.body,
+                replay,
+            });
+        }
+        if batch.to() == self.head && batch.chain() == committed.chain {
+            return Ok(batch);
+        }
+        Err(fenced(
+            self.owner,
+            format!("the commit ends at seq {}, ours at {}, or its chain is another", self.head, batch.to()),
+        ))
+    }
+}
+
+fn fenced(owner: Ownership, why: String) -> LedgerError {
+    LedgerError::Fenced { shard: owner.shard, why }
+}
+
+/// Whether a failed call may have committed: not when the server itself refused it, unless it did so while going down.
+fn doubt(error: sqlx::Error) -> Doubt {
+    match &error {
+        sqlx::Error::Database(database)
+            if !database.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P")) =>
+        {
+            Doubt::Nothing(error)
+        }
+        _ => Doubt::Unknown(error),
+    }
+}
+
+/// A place at which a test build can be made to wait, fail or die; apart from the runtime's threads, because it blocks.
+async fn failpoint(name: &'static str) {
+    #[cfg(feature = "failpoints")]
+    if let Err(died) = tokio::task::spawn_blocking(move || fail::fail_point!(name)).await
+        && died.is_panic()
+    {
+        std::panic::resume_unwind(died.into_panic());
+    }
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+}

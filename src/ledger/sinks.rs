@@ -1,0 +1,276 @@
+//! What every sink keeps in the ledger: its row, its dead letters, its gaps.
+//!
+//! Every write names its owner's epoch and checks it under `KEY SHARE` of the shard row (INV-6): beside a recording call,
+//! never beside the taking of a lease. The check is part of the same statement, so it costs no round trip.
+
+use super::control::sink_gap_id;
+use super::database::{Session, failed, seq_from_db, seq_to_db, within};
+use super::open::Ledger;
+use super::streams::printable;
+use crate::event::ports::{ChainAt, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState};
+use crate::event::{GapReason, Seq, Shard, SinkName};
+
+/// How long a dead letter waits for an operator, in days.
+const DEAD_LETTER_DAYS: i32 = 30;
+const REASON_BYTES: usize = 1024;
+
+fn fenced(owner: Ownership) -> LedgerError {
+    LedgerError::Fenced { shard: owner.shard, why: format!("epoch {} is over", owner.epoch) }
+}
+
+/// Checks the epoch for the rest of a transaction (INV-6).
+pub(crate) async fn own(session: &mut Session, owner: Ownership, doing: &'static str) -> Result<(), LedgerError> {
+    let ours = sqlx::query!(
+        "SELECT epoch FROM shards WHERE shard = $1 AND epoch = $2 FOR KEY SHARE",
+        super::database::shard_to_db(owner.shard),
+        owner.epoch.0
+    )
+    .fetch_optional(&mut **session)
+    .await
+    .map_err(failed(doing))?;
+    if ours.is_some() { Ok(()) } else { Err(fenced(owner)) }
+}
+
+/// Writes a sink's gap; the owner's next commit announces it (INV-14). Doing it again changes nothing.
+pub(crate) async fn write_gap(
+    session: &mut Session,
+    sink: &SinkName,
+    shard: i16,
+    (from, to): (Seq, Seq),
+    reason: GapReason,
+    doing: &'static str,
+) -> Result<(), LedgerError> {
+    if from > to {
+        return Ok(());
+    }
+    sqlx::query!(
+        "INSERT INTO gaps (event_id, shard, sink, from_seq, to_seq, reason, at)
+         VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp())
+         ON CONFLICT ON CONSTRAINT gaps_event_id_key DO NOTHING",
+        sink_gap_id(sink, Shard(u16::try_from(shard).unwrap_or(0)), from, to, reason),
+        shard,
+        sink.as_str(),
+        seq_to_db(from),
+        seq_to_db(to),
+        reason.as_str()
+    )
+    .execute(&mut **session)
+    .await
+    .map_err(failed(doing))?;
+    metrics::counter!(crate::telemetry::metrics::GAPS_TOTAL, "reason" => reason.as_str()).increment(1);
+    Ok(())
+}
+
+impl SinkBook for Ledger {
+    async fn row(&self, sink: &SinkName, owner: Ownership) -> Result<SinkRow, LedgerError> {
+        let doing = "reading a sink's row";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            own(&mut session, owner, doing).await?;
+            sqlx::query!(
+                "INSERT INTO sinks (sink, shard) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT sinks_pkey DO NOTHING",
+                sink.as_str(),
+                shard
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            let row = sqlx::query!(
+                "SELECT cursor, seek_to, paused, disabled FROM sinks WHERE sink = $1 AND shard = $2",
+                sink.as_str(),
+                shard
+            )
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(SinkRow {
+                cursor: row.cursor.map(seq_from_db),
+                seek: row.seek_to.map(seq_from_db),
+                paused: row.paused,
+                disabled: row.disabled,
+            })
+        })
+        .await
+    }
+
+    async fn keep_cursor(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
+        let doing = "keeping a sink's cursor";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let kept = sqlx::query!(
+                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
+                 UPDATE sinks s SET cursor = greatest(s.cursor, $4), cursor_at = clock_timestamp()
+                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
+                sink.as_str(),
+                shard,
+                owner.epoch.0,
+                seq_to_db(cursor)
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            if kept.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
+        })
+        .await
+    }
+
+    async fn sought(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
+        let doing = "carrying out a sink's seek";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            own(&mut session, owner, doing).await?;
+            let before = sqlx::query!(
+                "SELECT cursor, seek_to, seek_reason FROM sinks WHERE sink = $1 AND shard = $2 FOR UPDATE",
+                sink.as_str(),
+                shard
+            )
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            // The gap of a cut-off was written with the order.
+            let written = before.seek_reason.as_deref() == Some(GapReason::BacklogHold.as_str());
+            if let (Some(last), false) = (before.cursor, written) {
+                let skipped = (seq_from_db(last).next(), cursor);
+                write_gap(&mut session, sink, shard, skipped, GapReason::Sought, doing).await?;
+            }
+            sqlx::query!(
+                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(), seek_to = NULL, seek_reason = NULL
+                 WHERE sink = $1 AND shard = $2",
+                sink.as_str(),
+                shard,
+                seq_to_db(cursor)
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))
+        })
+        .await
+    }
+
+    async fn dead_letters(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        letters: &[NewDeadLetter],
+    ) -> Result<(), LedgerError> {
+        let doing = "writing dead letters";
+        let shard = self.known_shard(owner.shard)?;
+        let seqs: Vec<i64> = letters.iter().map(|letter| seq_to_db(letter.seq)).collect();
+        let reasons: Vec<String> = letters.iter().map(|letter| printable(&letter.reason, REASON_BYTES)).collect();
+        let attempts: Vec<i32> =
+            letters.iter().map(|letter| i32::try_from(letter.attempts).unwrap_or(i32::MAX)).collect();
+        within(doing, async {
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            own(&mut session, owner, doing).await?;
+            let written = sqlx::query!(
+                "INSERT INTO dead_letters (sink, shard, seq, attempts, reason, expires_at,
+                    account_id, type_id, occurred_at, content_hash, event_id, record_id, body)
+                 SELECT $1, $2, e.seq, l.attempts, l.reason, clock_timestamp() + make_interval(days => $6),
+                    e.account_id, e.type_id, e.occurred_at, e.content_hash, e.event_id, e.record_id, e.body
+                 FROM unnest($3::bigint[], $4::text[], $5::integer[]) AS l (seq, reason, attempts)
+                 JOIN events e ON e.shard = $2 AND e.seq = l.seq
+                 ON CONFLICT ON CONSTRAINT dead_letters_pkey DO NOTHING",
+                sink.as_str(),
+                shard,
+                &seqs,
+                &reasons,
+                &attempts,
+                DEAD_LETTER_DAYS
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
+            metrics::gauge!(crate::telemetry::metrics::DEAD_LETTERS, "sink" => sink.to_string())
+                .increment(written.rows_affected() as f64);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn report(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        state: SinkState,
+        error: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        let doing = "noting a sink's state";
+        let shard = self.known_shard(owner.shard)?;
+        let error = error.map(|error| printable(error, REASON_BYTES));
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            // Disabled stays until an operator enables it, whatever is reported after.
+            let noted = sqlx::query!(
+                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
+                 UPDATE sinks s SET state = $4, error = $5,
+                    state_at = CASE WHEN s.state = $4 THEN s.state_at ELSE clock_timestamp() END,
+                    disabled = CASE WHEN $4 = 'disabled' THEN coalesce(s.disabled, $5, '') ELSE s.disabled END,
+                    disabled_at = CASE WHEN $4 = 'disabled' THEN coalesce(s.disabled_at, clock_timestamp())
+                        ELSE s.disabled_at END
+                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
+                sink.as_str(),
+                shard,
+                owner.epoch.0,
+                state.as_str(),
+                error
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            if noted.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
+        })
+        .await
+    }
+
+    async fn bounds(&self, shard: Shard) -> Result<ShardBounds, LedgerError> {
+        let doing = "reading a shard's bounds";
+        let number = self.known_shard(shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let row = sqlx::query!("SELECT oldest, head, chain FROM shards WHERE shard = $1", number)
+                .fetch_one(&mut *session)
+                .await
+                .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(ShardBounds {
+                ledger: self.id(),
+                oldest: seq_from_db(row.oldest),
+                head: seq_from_db(row.head),
+                chain: super::read::chain(&row.chain, doing)?,
+            })
+        })
+        .await
+    }
+
+    async fn chain_at(&self, shard: Shard, seq: Seq) -> Result<ChainAt, LedgerError> {
+        self.chain_at_seq(shard, seq).await
+    }
+
+    async fn gap(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        from: Seq,
+        to: Seq,
+        reason: GapReason,
+    ) -> Result<(), LedgerError> {
+        let doing = "recording a sink's gap";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            own(&mut session, owner, doing).await?;
+            write_gap(&mut session, sink, shard, (from, to), reason, doing).await?;
+            session.done().await.map_err(failed(doing))
+        })
+        .await
+    }
+}

@@ -1,0 +1,143 @@
+//! Recording: INV-1 to INV-6, INV-14.
+
+use standpipe::event::ports::{ChainAt, LedgerError, PageOutcome, ReadLedger as _, SinkBook as _};
+use standpipe::event::{Chain, Position, Seq, Shard};
+
+use super::world::{World, event, events, page};
+
+const SHARD: Shard = Shard(0);
+
+fn superseded(at: &str) -> PageOutcome {
+    PageOutcome::Superseded { at: Position::from(at) }
+}
+
+#[tokio::test]
+async fn an_event_is_recorded_once_and_its_position_with_it_inv_1() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(1..=3))).await, PageOutcome::Recorded);
+    // The same events again, on a later page, among new ones; one of them twice.
+    assert_eq!(world.record(page(&deals, "p1", "p2", events([2, 4, 3, 4, 5]))).await, PageOutcome::Recorded);
+    assert_eq!(world.shelf.ids(), ["1", "2", "3", "4", "5"]);
+    assert_eq!(world.position(&deals).await, "p2");
+    assert_eq!(world.count("SELECT count(*) FROM event_ids").await, 5);
+    let misplaced =
+        "SELECT count(*) FROM events e LEFT JOIN event_ids i USING (shard, seq, content_hash) WHERE i.key IS NULL";
+    assert_eq!(world.count(misplaced).await, 0);
+    assert_eq!(world.count("SELECT count(*) FROM conflicts").await, 0);
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn seqs_are_dense_in_page_order_and_the_ledger_tells_the_same_story_as_memory_inv_2() {
+    let world = World::new().await;
+    let (deals, notes) = (world.stream("deals").await, world.stream("notes").await);
+    let mut answers = Vec::new();
+    for round in 0..20 {
+        let (from, to) = (if round == 0 { "tail".to_owned() } else { round.to_string() }, (round + 1).to_string());
+        let ids = |stream: &'static str| (0..7).map(move |n| format!("{stream}-{}", round * 5 + n));
+        answers.push(world.submit(page(&deals, &from, &to, events(ids("d")))).await);
+        answers.push(world.submit(page(&notes, &from, &to, events(ids("n")))).await);
+    }
+    for answer in answers {
+        assert_eq!(answer.await.unwrap(), PageOutcome::Recorded);
+    }
+    let batches = world.shelf.batches();
+    let mut chain = Chain::start(world.ledger.id());
+    let mut last = Seq::ZERO;
+    for batch in &batches {
+        assert_eq!((batch.after, batch.chain_before), (last, chain));
+        for event in &batch.events {
+            chain = chain.link(event.seq, &event.id, &event.content_hash);
+            assert_eq!((event.seq, event.chain), (last.next(), chain));
+            last = event.seq;
+        }
+    }
+    let bounds = world.ledger.bounds(SHARD).await.unwrap();
+    assert_eq!((bounds.oldest, bounds.head, bounds.chain), (Seq(1), last, chain));
+    let memory: Vec<_> = batches.iter().flat_map(|batch| batch.events.clone()).collect();
+    let mut after = Seq::ZERO;
+    while after < last {
+        let batch = world.ledger.read(SHARD, after, last, 17, 1 << 20).await.unwrap();
+        for (read, remembered) in batch.events.iter().zip(&memory[usize::try_from(after.0).unwrap()..]) {
+            assert_eq!(format!("{read:?}"), format!("{remembered:?}"));
+            let known = ChainAt::Known(read.chain);
+            assert_eq!(world.ledger.chain_at(SHARD, read.seq).await.unwrap(), known);
+        }
+        after = batch.to();
+    }
+    assert_eq!(world.ledger.chain_at(SHARD, last.next()).await.unwrap(), ChainAt::Beyond);
+    let small = world.ledger.read(SHARD, Seq(3), last, 1000, 1).await.unwrap();
+    assert_eq!(small.to(), Seq(4), "at least one event, however few bytes");
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_page_from_elsewhere_is_left_out_whole_and_the_others_are_not_inv_3() {
+    let world = World::new().await;
+    let (deals, notes) = (world.stream("deals").await, world.stream("notes").await);
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(["a"]))).await, PageOutcome::Recorded);
+    // One group: a page from elsewhere, its successor, and a page of another stream with an event in common.
+    let stale = world.submit(page(&deals, "tail", "p2", events(["x", "y"]))).await;
+    let next = world.submit(page(&deals, "p2", "p3", events(["z"]))).await;
+    let other = world.submit(page(&notes, "tail", "n1", events(["x", "n"]))).await;
+    assert_eq!(stale.await.unwrap(), superseded("p1"));
+    assert_eq!(next.await.unwrap(), superseded("p1"));
+    assert_eq!(other.await.unwrap(), PageOutcome::Recorded);
+    assert_eq!(world.shelf.ids(), ["a", "x", "n"]);
+    assert_eq!(world.position(&deals).await, "p1");
+    world.execute("UPDATE streams SET paused = true WHERE name = 'notes'").await;
+    assert_eq!(world.record(page(&notes, "n1", "n2", events(["m"]))).await, superseded("n1"));
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_empty_page_moves_the_position_and_an_unmoved_one_keeps_its_age_inv_4() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    assert_eq!(world.record(page(&deals, "tail", "p1", vec![])).await, PageOutcome::Recorded);
+    assert_eq!(world.position(&deals).await, "p1");
+    world.execute("UPDATE streams SET position_at = '2020-01-01'").await;
+    assert_eq!(world.record(page(&deals, "p1", "p1", vec![])).await, PageOutcome::Recorded);
+    let aged = "SELECT count(*) FROM streams WHERE position_at = '2020-01-01'";
+    assert_eq!(world.count(aged).await, 1);
+    assert_eq!(world.record(page(&deals, "p1", "p2", vec![])).await, PageOutcome::Recorded);
+    assert_eq!(world.count(aged).await, 0);
+    assert!(world.shelf.batches().is_empty());
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_same_id_with_other_content_is_kept_beside_the_first() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    let first = vec![event("a", "one"), event("b", "one"), event("b", "two")];
+    assert_eq!(world.record(page(&deals, "tail", "p1", first)).await, PageOutcome::Recorded);
+    let second = vec![event("a", "two"), event("a", "two"), event("c", "one")];
+    assert_eq!(world.record(page(&deals, "p1", "p2", second)).await, PageOutcome::Recorded);
+    assert_eq!(world.shelf.ids(), ["a", "b", "c"]);
+    assert_eq!(world.count("SELECT count(*) FROM conflicts").await, 2);
+    assert_eq!(world.count("SELECT sum(times)::bigint FROM conflicts").await, 3);
+    let first_stays = "SELECT count(*) FROM events WHERE convert_from(body, 'UTF8') LIKE '%one%'";
+    assert_eq!(world.count(first_stays).await, 3);
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_owner_whose_epoch_is_over_writes_nothing_inv_6() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(["a"]))).await, PageOutcome::Recorded);
+    world.execute("UPDATE shards SET epoch = epoch + 1").await;
+    let ledger = world.ledger.clone();
+    let owner = world.held.ownership();
+    let answer = world.submit(page(&deals, "p1", "p2", events(["b"]))).await;
+    assert!(answer.await.is_err(), "nobody answers for a shard that is lost");
+    assert!(matches!(world.ended().await, Err(LedgerError::Fenced { .. })));
+    let sink = "crm".into();
+    assert!(matches!(ledger.row(&sink, owner).await, Err(LedgerError::Fenced { .. })));
+    assert!(matches!(ledger.keep_cursor(&sink, owner, Seq(1)).await, Err(LedgerError::Fenced { .. })));
+    assert!(matches!(ledger.sought(&sink, owner, Seq(1)).await, Err(LedgerError::Fenced { .. })));
+    assert!(matches!(ledger.dead_letters(&sink, owner, &[]).await, Err(LedgerError::Fenced { .. })));
+    assert_eq!(ledger.bounds(SHARD).await.unwrap().head, Seq(1));
+}
