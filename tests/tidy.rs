@@ -245,13 +245,12 @@ fn sql_stands_in_the_ledger_alone() {
     judge(&complaints, "SQL stands in src/ledger and migrations alone");
 }
 
-/// The invariants that ARCHITECTURE.md lists, and where a text cites one.
+/// The invariants that a text cites, as `INV-7` or in a test's name as `inv_7`.
 fn cited(text: &str) -> Vec<u32> {
-    text.match_indices("INV-")
-        .filter_map(|(at, _)| {
-            let digits: String = text[at + 4..].chars().take_while(char::is_ascii_digit).collect();
-            digits.parse().ok()
-        })
+    ["INV-", "_inv_"]
+        .iter()
+        .flat_map(|word| text.match_indices(word).map(|(at, _)| at + word.len()))
+        .filter_map(|at| text[at..].chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok())
         .collect()
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::world::{SOON, config, open};
 use crate::support::postgres::Postgres;
+use crate::support::wait::hold;
 
 const SHARD: Shard = Shard(0);
 
@@ -61,6 +62,6 @@ async fn a_held_lease_is_renewed() {
     tokio::select! {
         lost = held.hold() => panic!("lost: {lost}"),
         _ = other.acquire() => panic!("taken while it was held"),
-        () = tokio::time::sleep(Duration::from_secs(6)) => {}
+        () = hold("nobody loses it", Duration::from_secs(6), async || true) => {}
     }
 }
