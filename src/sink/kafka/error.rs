@@ -149,25 +149,20 @@ impl KafkaSinkError {
         }
     }
 
+    /// Whether no broker could be reached, so that nothing is known about what the sink would find there.
+    #[must_use]
+    pub fn is_out_of_reach(&self) -> bool {
+        match self {
+            Self::Kafka { source, .. } => super::client::says_little(source) || is_unresolved(source),
+            Self::Hangs { .. } => true,
+            _ => false,
+        }
+    }
+
     pub(super) fn kafka(doing: impl Into<String>) -> impl FnOnce(KafkaError) -> Self {
         let doing = doing.into();
         move |source| Self::Kafka { doing, source }
     }
-}
-
-/// An error with all its causes, in one line.
-#[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let next_text = next.to_string();
-        if !text.ends_with(&next_text) {
-            text = format!("{text}: {next_text}");
-        }
-        cause = next.source();
-    }
-    text
 }
 
 /// What a person can do about an error of the client.
@@ -190,6 +185,11 @@ fn remedy(error: &KafkaError) -> &'static str {
         Some(Code::SSL) => " (TLS failed: see the `ssl.*` properties of the sink)",
         _ => "",
     }
+}
+
+fn is_unresolved(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(error.rdkafka_error_code(), Some(Code::Resolve))
 }
 
 /// Whether an error says that another producer has the transactional id.

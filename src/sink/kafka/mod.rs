@@ -16,6 +16,7 @@
 //!
 //! W ≤ C always: W is written after a definite yes, later, and never read to decide where to go on.
 
+mod check;
 mod client;
 mod cluster;
 mod config;
@@ -34,6 +35,7 @@ mod thread;
 mod topics;
 mod verify;
 
+pub use check::{Checked, check, reach};
 pub use cluster::{
     Cluster, Committed, CursorFound, PartitionEnd, TopicEnd, TopicInfo, TopicKind, Transaction, Transactions,
 };

@@ -12,7 +12,7 @@ use super::cluster::Cluster;
 use super::config::Settings;
 use super::deliver::{End, MAX_EVENTS, deliver, within};
 use super::draft::Known;
-use super::error::{Disposition, KafkaSinkError, chain};
+use super::error::{Disposition, KafkaSinkError};
 use super::meters::Meters;
 use super::place::{Start, place};
 use crate::clock::Clock;
@@ -20,6 +20,7 @@ use crate::config::{KafkaConfig, SinkStart};
 use crate::event::ports::{Feed, LedgerError, Ownership, Route, SinkBook, SinkRow, SinkState};
 use crate::event::{LedgerId, Seq, SinkName};
 use crate::sink::retry::Backoff;
+use crate::telemetry::causes;
 
 /// How often an operator's wish is looked for while the sink stands still.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -182,7 +183,7 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
 
     /// Answers an error as its disposition says; gives it back where that is not the sink's own to do.
     async fn answer(&mut self, error: KafkaSinkError) -> Result<(), KafkaSinkError> {
-        let text = chain(&error);
+        let text = causes(&error);
         let (sink, shard) = (self.sink.clone(), self.owner.shard);
         match error.disposition() {
             Disposition::Renew => tracing::info!(%sink, %shard, reason = text, "the sink starts with a new producer"),
