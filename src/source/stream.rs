@@ -48,8 +48,13 @@ impl<B: StreamBook> Stream<B> {
                 Err(Interrupt::Stop) => return Ok(()),
                 Err(Interrupt::Failed(error)) => return Err(error),
                 Err(Interrupt::Moved(row)) => {
-                    tracing::info!(stream = %self.track.key, state = row.state.as_str(), "the stream was moved");
+                    tracing::info!(stream = %self.track.key, state = row.state.as_str(), "an operator moved the stream");
+                    let sought = row.state == StreamState::Halted && row.position != self.track.row.position;
                     self.adopt(row);
+                    if sought {
+                        // The seek is the decision that the halt waited for.
+                        self.track.set_state(StreamState::Active, "").await;
+                    }
                 }
                 Err(Interrupt::Superseded) => {
                     let row = self.shared.open(&self.track.key).await?;
