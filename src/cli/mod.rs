@@ -1,13 +1,22 @@
 //! The command line: design.md section 9. Each verb has its file; this one lists them.
 
+mod attach;
 mod check;
 mod completions;
 mod config;
+mod events;
 mod failure;
+mod gaps;
 mod healthcheck;
 mod init;
+mod migrate;
 mod output;
 mod reach;
+mod run;
+mod sinks;
+mod status;
+mod streams;
+mod tail;
 mod version;
 
 use std::path::PathBuf;
@@ -87,10 +96,30 @@ fn load_and(global: &Global, further: impl FnOnce(&Config) -> Vec<Problem>) -> R
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Run the service
+    Run(run::Options),
     /// Write a first configuration
     Init(init::Options),
     /// Say what a configuration means and promises, and whether everything that it needs answers
     Check(check::Options),
+    /// Show how everything stands: shards, streams, sinks, lag
+    Status(status::Options),
+    /// Show events as they are recorded
+    Tail(tail::Options),
+    /// Source streams: list, pause, resume, seek
+    #[command(subcommand)]
+    Streams(streams::Options),
+    /// Sinks: list, pause, resume, enable, seek, forget
+    #[command(subcommand)]
+    Sinks(sinks::Options),
+    /// One event in the ledger: get, replay
+    #[command(subcommand)]
+    Events(events::Options),
+    /// What will not come, and why
+    #[command(subcommand)]
+    Gaps(gaps::Options),
+    /// Bring the ledger's schema to this program's version
+    Migrate(migrate::Options),
     /// Show the effective configuration, its schema, or what every key means
     Config(config::Options),
     /// Ask a running standpipe whether it is ready; for container health checks
@@ -110,7 +139,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::environment(error).exit(),
     };
-    let result = runtime.block_on(run(cli));
+    let result = runtime.block_on(dispatch(cli));
     // What still blocks in a librdkafka call or a name lookup must not hold the process back.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     match result {
@@ -119,9 +148,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
     match verb {
+        Verb::Run(options) => run::run(&global, &options).await,
+        Verb::Status(options) => status::run(&global, &options).await,
+        Verb::Tail(options) => tail::run(&global, &options).await,
+        Verb::Streams(options) => streams::run(&global, &options).await,
+        Verb::Sinks(options) => sinks::run(&global, &options).await,
+        Verb::Events(options) => events::run(&global, &options).await,
+        Verb::Gaps(options) => gaps::run(&global, &options).await,
+        Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Init(options) => init::run(&global, &options),
         Verb::Check(options) => check::run(&global, &options).await,
         Verb::Config(options) => config::run(&global, &options),

@@ -1,9 +1,12 @@
 //! How verbs that list things print them: a table for people, JSON for programs.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::Failure;
 
@@ -33,6 +36,27 @@ pub fn line(text: &str) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::runtime(error)),
         _ => Ok(()),
     }
+}
+
+/// A time as RFC 3339, to the second.
+#[must_use]
+pub fn timestamp(at: OffsetDateTime) -> String {
+    let whole = at.replace_nanosecond(0).unwrap_or(at);
+    whole.format(&Rfc3339).unwrap_or_else(|_| whole.to_string())
+}
+
+/// How long ago it was, in the two largest units: `2h 5m`.
+#[must_use]
+pub fn ago(now: OffsetDateTime, then: OffsetDateTime) -> String {
+    let seconds = u64::try_from((now - then).whole_seconds()).unwrap_or(0);
+    span(Duration::from_secs(seconds))
+}
+
+/// A duration in its two largest units.
+#[must_use]
+pub fn span(duration: Duration) -> String {
+    let text = humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// Columns of text, aligned.

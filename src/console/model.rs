@@ -56,6 +56,9 @@ pub struct StreamLine {
     pub stream: String,
     /// What it is doing, in the words of `StreamState`.
     pub state: String,
+    /// When its position last moved.
+    #[serde(with = "time::serde::rfc3339")]
+    pub position_at: OffsetDateTime,
     /// How far it is behind the source, in seconds, where that is known.
     pub lag_seconds: Option<f64>,
     /// Seconds until its position falls out of the source's history.

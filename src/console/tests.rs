@@ -17,6 +17,7 @@ fn overview() -> Overview {
         account: "acme".into(),
         stream: stream.into(),
         state: state.into(),
+        position_at: datetime!(2026-11-24 10:00 UTC),
         lag_seconds: lag,
         headroom_seconds: Some(258_000.0),
         top,

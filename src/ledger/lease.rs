@@ -118,7 +118,9 @@ impl Lease {
     /// Waits as one who was fenced: at least one TTL, with jitter, so that the other owner gets to work.
     pub async fn back_off(&self) {
         let spread = self.ttl.as_secs_f64() / 2.0;
-        tokio::time::sleep(self.ttl + Duration::from_secs_f64(rand::rng().random_range(0.0..=spread))).await;
+        // Drawn before the await: a thread's own generator does not travel.
+        let jitter = Duration::from_secs_f64(rand::rng().random_range(0.0..=spread));
+        tokio::time::sleep(self.ttl + jitter).await;
     }
 }
 

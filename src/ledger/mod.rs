@@ -24,6 +24,7 @@ mod dictionary;
 mod lease;
 mod more;
 mod open;
+pub mod operator;
 mod plan;
 mod read;
 mod recorder;

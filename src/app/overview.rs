@@ -1,0 +1,83 @@
+//! How things stand, for `status` and the console: one shape, so that both say the same.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Clock;
+use crate::config::{Config, SinkKind};
+use crate::console::{GapLine, Ledger as LedgerLine, Overview, ShardLine, SinkLine, StreamLine};
+use crate::event::ports::LedgerError;
+use crate::ledger::Ledger;
+
+/// More gaps than this are for `gaps list`.
+const GAPS: u32 = 100;
+
+/// Looks everything up.
+pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Overview, LedgerError> {
+    let now = clock.now();
+    let schema = ledger.schema_row().await?;
+    let shards = ledger.shard_rows().await?;
+    let seconds = |since: time::OffsetDateTime| (now - since).as_seconds_f64().max(0.0);
+    let history: BTreeMap<&str, f64> =
+        config.accounts.iter().map(|(name, account)| (name.as_str(), account.history.as_secs_f64())).collect();
+    let streams = ledger.stream_rows().await?.into_iter().map(|row| {
+        let age = seconds(row.position_at);
+        StreamLine {
+            headroom_seconds: history.get(row.account.as_str()).map(|history| (history - age).max(0.0)),
+            // At the top there is nothing to be behind of; else the position's age is the best that is known.
+            lag_seconds: Some(if row.top { 0.0 } else { age }),
+            account: row.account,
+            stream: row.stream,
+            state: row.state,
+            position_at: row.position_at,
+            top: row.top,
+        }
+    });
+    let sinks = ledger.sink_rows().await?.into_iter().map(|row| {
+        let configured = config.sinks.get(row.sink.as_str());
+        SinkLine {
+            kind: configured.map_or("-", |sink| sink.kind.as_str()).to_owned(),
+            promise: match configured.map(|sink| &sink.kind) {
+                Some(SinkKind::Kafka(_)) => "exactly once".to_owned(),
+                Some(SinkKind::Webhook(_)) => "at least once".to_owned(),
+                None => "none: not configured; `standpipe sinks forget` ends it".to_owned(),
+            },
+            state: if configured.is_some() { row.state } else { "not configured".to_owned() },
+            sink: row.sink,
+            shard: row.shard.0,
+            cursor: row.cursor.map(|seq| seq.0),
+            lag_events: row.lag_events,
+            lag_seconds: Some(row.waiting_since.map_or(0.0, seconds)),
+            dead_letters: row.dead_letters,
+            error: row.error,
+        }
+    });
+    let gaps = ledger.gap_rows(GAPS).await?.into_iter().map(|row| GapLine {
+        of: match (&row.account, &row.stream, &row.sink) {
+            (Some(account), Some(stream), _) => format!("{account}/{stream}"),
+            (_, _, Some(sink)) => sink.clone(),
+            _ => String::new(),
+        },
+        reason: row.reason,
+        range: format!("{} → {}", row.from, row.to),
+        at: row.at,
+    });
+    Ok(Overview {
+        deployment: config.deployment.clone(),
+        at: now,
+        reasons: Vec::new(),
+        ledger: LedgerLine { id: schema.id.to_string(), schema: schema.schema },
+        shards: shards
+            .into_iter()
+            .map(|row| ShardLine {
+                shard: row.shard.0,
+                owner: row.owner.map(|owner| owner.to_string()),
+                epoch: row.epoch,
+                head: row.head.0,
+            })
+            .collect(),
+        streams: streams.collect(),
+        sinks: sinks.collect(),
+        gaps: gaps.collect(),
+        events: Vec::new(),
+    })
+}

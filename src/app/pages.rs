@@ -1,0 +1,60 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::health::Health;
+use super::overview;
+use crate::admin::Gate;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::console::{self, EventLine, Overview, Provide};
+use crate::event::Seq;
+use crate::ledger::Ledger;
+
+/// How many of the newest events the page shows, for each shard.
+const NEWEST: u32 = 12;
+
+/// The router of `server.listen`, behind its gate.
+pub(super) fn router(config: &Arc<Config>, ledger: &Ledger, health: &Health, clock: &Clock, gate: Gate) -> Router {
+    let provider =
+        Provider { config: config.clone(), ledger: ledger.clone(), health: health.clone(), clock: clock.clone() };
+    console::router(Arc::new(provider)).layer(middleware::from_fn_with_state(gate, Gate::middleware))
+}
+
+struct Provider {
+    config: Arc<Config>,
+    ledger: Ledger,
+    health: Health,
+    clock: Clock,
+}
+
+impl Provide for Provider {
+    fn overview(&self) -> BoxFuture<'_, Result<Overview, String>> {
+        async {
+            let told = |error: crate::event::ports::LedgerError| error.to_string();
+            let mut overview = overview::look(&self.config, &self.ledger, &self.clock).await.map_err(told)?;
+            overview.reasons =
+                self.health.look().1.into_iter().map(|reason| format!("{}: {}", reason.part, reason.why)).collect();
+            for shard in self.ledger.shards() {
+                let head = overview.shards.iter().find(|row| row.shard == shard.0).map_or(0, |row| row.head);
+                let after = Seq(head.saturating_sub(u64::from(NEWEST)));
+                let rows = self.ledger.event_rows(shard, after, NEWEST).await.map_err(told)?;
+                overview.events.extend(rows.into_iter().map(|row| EventLine {
+                    shard: row.shard.0,
+                    seq: row.seq.0,
+                    account: row.account,
+                    event_type: row.event_type,
+                    record_id: row.record_id,
+                    at: row.recorded_at,
+                }));
+            }
+            overview.events.sort_by(|a, b| b.at.cmp(&a.at).then(b.seq.cmp(&a.seq)));
+            overview.events.truncate(NEWEST as usize);
+            Ok(overview)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,251 @@
+//! `standpipe run`, from the configuration to the last drained task.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::health::{Health, Readiness};
+use super::instance::{Instance, InstanceError};
+use super::open::{self, OpenLedgerError};
+use super::shard::{self, Shared};
+use super::stages::StageError;
+use super::start::OutOfReach;
+use super::tasks::{Ended, Tasks};
+use super::vitals::ProgramVitals;
+use super::{pages, signals};
+use crate::admin::{self, Gate};
+use crate::clock::Clock;
+use crate::config::{Config, Scope, SecretError};
+use crate::event::SinkName;
+use crate::route::Rules;
+use crate::sell::{SellError, Vendor};
+use crate::source::SourceStatus;
+use crate::telemetry::recorder::Recorder;
+
+/// What `run` needs.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The validated configuration.
+    pub config: Arc<Config>,
+    /// The rules of its sinks.
+    pub rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
+    /// The recorder behind `/metrics`.
+    pub metrics: Recorder,
+    /// Wall-clock time.
+    pub clock: Clock,
+}
+
+/// Why `run` ended on its own.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// `state_dir` cannot be used.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// A listener cannot be opened.
+    #[error("cannot listen on {address} (server.{key}): {source}")]
+    Listen {
+        /// The configuration key below `server`.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A key's secret file cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// An account's client cannot be made.
+    #[error(transparent)]
+    Vendor(#[from] SellError),
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] OpenLedgerError),
+    /// Database or brokers are not there in time.
+    #[error(transparent)]
+    OutOfReach(#[from] OutOfReach),
+    /// A part of the program that must not end did.
+    #[error("{task} ended: {why}")]
+    Ended {
+        /// Which.
+        task: String,
+        /// How.
+        why: String,
+    },
+}
+
+/// What kind of trouble a [`RunError`] is: the exit code is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunDisposition {
+    /// The program's own: 1.
+    Runtime,
+    /// The configuration's: 2.
+    Configuration,
+    /// The surroundings': 3.
+    Environment,
+}
+
+impl RunError {
+    /// What kind of trouble it is.
+    #[must_use]
+    pub const fn disposition(&self) -> RunDisposition {
+        match self {
+            Self::Secret(_) | Self::Vendor(_) => RunDisposition::Configuration,
+            Self::Instance(_) | Self::Listen { .. } | Self::OutOfReach(_) => RunDisposition::Environment,
+            Self::Ledger(error) => error.disposition(),
+            Self::Ended { .. } => RunDisposition::Runtime,
+        }
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains within `drain_timeout`.
+///
+/// A stop during the start ends it with success: nothing was accepted that could be lost.
+pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunError> {
+    let config = program.config.clone();
+    let instance = Instance::take(&config.state_dir)?;
+    let health = Health::default();
+    health.note("start", Readiness::Unready, "starting");
+    let metrics_listener = listen("metrics_listen", config.server.metrics_listen).await?;
+    let listener = listen("listen", config.server.listen).await?;
+    let gate = Gate::new(config.server.keys.values(), Scope::EventsRead)?;
+    let vendors = config
+        .accounts
+        .iter()
+        .map(|(name, account)| Ok((name.clone(), Vendor::new(name, account, program.clock.clone())?)))
+        .collect::<Result<IndexMap<_, _>, SellError>>()?;
+    let sources = SourceStatus::default();
+
+    // The side doors stay open until everything else has ended: a drain can be watched.
+    let doors = CancellationToken::new();
+    let mut servers = Tasks::<std::convert::Infallible>::default();
+    let vitals =
+        Arc::new(ProgramVitals { health: health.clone(), sources: sources.clone(), metrics: program.metrics.clone() });
+    spawn_server(&mut servers, "metrics listener", metrics_listener, admin::vitals(vitals), &doors);
+    let upkeep = program.metrics.clone().upkeep(doors.clone());
+    servers.spawn("metrics upkeep", async move {
+        upkeep.await;
+        Ok(())
+    });
+
+    let opened = tokio::select! {
+        () = stop.cancelled() => None,
+        opened = open_all(&program, &health) => Some(opened?),
+    };
+    let result = match opened {
+        None => Ok(()),
+        Some(opened) => {
+            let pages = pages::router(&config, &opened.ledger, &health, &program.clock, gate);
+            spawn_server(&mut servers, "listener", listener, pages, &doors);
+            let watchdog = signals::feed_watchdog(|| Ok(()), doors.clone());
+            servers.spawn("watchdog", async move {
+                watchdog.await;
+                Ok(())
+            });
+            let shared = Shared {
+                config: config.clone(),
+                rules: program.rules.clone(),
+                vendors: Arc::new(vendors),
+                ledger: opened.ledger.clone(),
+                instance: instance.id,
+                sources: sources.clone(),
+                health: health.clone(),
+                clock: program.clock.clone(),
+            };
+            health.forget("start");
+            signals::notify(&NotifyState::Ready);
+            tracing::info!(
+                deployment = config.deployment,
+                ledger = %opened.ledger.id(),
+                listen = %config.server.listen,
+                metrics_listen = %config.server.metrics_listen,
+                "running"
+            );
+            let result = shards(shared, &health, config.drain_timeout, stop).await;
+            opened.close().await;
+            result
+        }
+    };
+    doors.cancel();
+    servers.drain(Instant::now() + Duration::from_secs(3), |_, _| {}).await;
+    drop(instance);
+    result
+}
+
+fn spawn_server(
+    servers: &mut Tasks<std::convert::Infallible>,
+    name: &'static str,
+    listener: TcpListener,
+    router: axum::Router,
+    doors: &CancellationToken,
+) {
+    let doors = doors.clone();
+    servers.spawn(name, async move {
+        admin::serve(listener, router, doors).await;
+        Ok(())
+    });
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|source| RunError::Listen { key, address, source })
+}
+
+/// Everything that must be within reach before the pipe runs.
+async fn open_all(program: &Program, health: &Health) -> Result<open::Opened, RunError> {
+    let config = &program.config;
+    let deadline = Instant::now() + config.startup_timeout;
+    health.note("start", Readiness::Unready, "waiting for the ledger");
+    let opened = open::ledger(config, deadline).await?;
+    // REACH
+    Ok(opened)
+}
+
+/// One supervisor a shard, until `stop` or until one of them says that the process must end.
+async fn shards(
+    shared: Shared,
+    health: &Health,
+    drain_timeout: Duration,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let stop = stop.child_token();
+    let mut tasks = Tasks::<StageError>::default();
+    for shard in shared.ledger.shards() {
+        tasks.spawn(format!("shard/{shard}"), shard::supervise(shared.clone(), shard, stop.clone()));
+    }
+    let ended = tokio::select! {
+        () = stop.cancelled() => None,
+        ended = tasks.next_ended() => ended,
+    };
+    let deadline = Instant::now() + drain_timeout;
+    signals::notify(&NotifyState::Stopping);
+    health.note("drain", Readiness::Unready, "draining");
+    stop.cancel();
+    let late =
+        tasks.drain(deadline, |name, ended| tracing::error!(task = name, ?ended, "a task failed while draining")).await;
+    if late.is_empty() {
+        tracing::info!("drained");
+    } else {
+        tracing::warn!(
+            stragglers = late.join(", "),
+            ?drain_timeout,
+            "not drained in time; what is cut off is done again from the ledger"
+        );
+    }
+    match ended {
+        Some((name, ended)) => Err(RunError::Ended {
+            task: name.map_or_else(|| "a shard".to_owned(), |name| name.to_string()),
+            why: match ended {
+                Ended::With(Ok(())) => "without being asked".to_owned(),
+                Ended::With(Err(error)) => error.to_string(),
+                Ended::Abnormally(why) => why,
+            },
+        }),
+        None => Ok(()),
+    }
+}

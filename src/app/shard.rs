@@ -1,0 +1,95 @@
+//! One shard of one replica: waits for the lease, runs the shard's stages under it, and starts them anew from the
+//! ledger whenever one of them ends on its own (INV-17).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use rand::RngExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::health::{Health, Readiness};
+use super::stages::{self, StageDisposition, StageError};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::event::ports::LedgerError;
+use crate::event::{AccountName, Shard, SinkName};
+use crate::ledger::{Lease, Ledger};
+use crate::route::Rules;
+use crate::sell::Vendor;
+use crate::source::SourceStatus;
+use crate::telemetry::metrics::SHARD_OWNED;
+
+/// What the shards of one run share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) config: Arc<Config>,
+    pub(super) rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
+    pub(super) vendors: Arc<IndexMap<AccountName, Vendor>>,
+    pub(super) ledger: Ledger,
+    pub(super) instance: Uuid,
+    pub(super) sources: SourceStatus,
+    pub(super) health: Health,
+    pub(super) clock: Clock,
+}
+
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Stages that ran this long before one failed begin with the first wait again.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// Owns the shard whenever it can, until `stop`. Ends early only where the process itself must end.
+pub(super) async fn supervise(shared: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
+    let part = format!("shard/{shard}");
+    let owned = metrics::gauge!(SHARD_OWNED, "shard" => shard.to_string());
+    owned.set(0.0);
+    let lease = Lease::new(&shared.ledger, shard, shared.instance);
+    let mut wait = FIRST_WAIT;
+    while let Some(mut held) = stop.run_until_cancelled(lease.acquire()).await {
+        let began = Instant::now();
+        owned.set(1.0);
+        let end = stages::run(&shared, &mut held, &stop).await;
+        owned.set(0.0);
+        shared.health.forget(&part);
+        // At once, so that a standby need not wait for the lease to run out.
+        if let Err(error) = held.release().await {
+            tracing::debug!(%shard, error = &error as &dyn std::error::Error, "the lease runs out by itself");
+        }
+        let Err(error) = end else { break };
+        if error.disposition() == StageDisposition::Exit {
+            return Err(error);
+        }
+        shared.health.note(&part, readiness(&error), error.to_string());
+        tracing::warn!(
+            %shard,
+            error = &error as &dyn std::error::Error,
+            "the shard's stages ended; they start anew from the ledger"
+        );
+        if began.elapsed() > SETTLED {
+            wait = FIRST_WAIT;
+        }
+        let pause = async {
+            if error.disposition() == StageDisposition::StandDown {
+                lease.back_off().await;
+            } else {
+                let jitter = rand::rng().random_range(0.5..=1.0);
+                tokio::time::sleep(wait.mul_f64(jitter)).await;
+            }
+        };
+        if stop.run_until_cancelled(pause).await.is_none() {
+            break;
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+    shared.health.forget(&part);
+    Ok(())
+}
+
+fn readiness(error: &StageError) -> Readiness {
+    match error {
+        StageError::Ledger(LedgerError::Unavailable { .. } | LedgerError::Refused { .. }) => Readiness::Unready,
+        _ => Readiness::Degraded,
+    }
+}

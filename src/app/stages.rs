@@ -1,0 +1,257 @@
+//! The stages of one shard under one lease, from the first page to the last cursor.
+//!
+//! They end in the data's order: the sources first, then the recorder when nothing more comes, then the sinks. When
+//! the lease is lost, or the ledger, they all end at once: what they held in memory is read again by the next owner.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::looks;
+use super::shard::Shared;
+use super::tasks::{Ended, Tasks};
+use crate::config::SinkKind;
+use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
+use crate::event::{Capacity, SinkName};
+use crate::ledger::{Held, Recorder};
+use crate::route::Fanout;
+use crate::sink::kafka;
+use crate::source::{self, Pace, SourceConfig};
+
+/// Why a shard's stages ended.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The ledger said so.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A source's.
+    #[error(transparent)]
+    Source(#[from] source::SourceError),
+    /// A Kafka sink's.
+    #[error(transparent)]
+    Kafka(#[from] kafka::KafkaSinkError),
+    /// A stage ended that should not have.
+    #[error("{task} ended on its own: {why}")]
+    Ended {
+        /// Which.
+        task: String,
+        /// How.
+        why: String,
+    },
+}
+
+/// What the shard's supervisor does about a [`StageError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageDisposition {
+    /// Start the stages anew, soon.
+    Restart,
+    /// Give the shard up and stand back.
+    StandDown,
+    /// End the process with 1.
+    Exit,
+}
+
+impl StageError {
+    /// What to do about it.
+    #[must_use]
+    pub const fn disposition(&self) -> StageDisposition {
+        match self {
+            Self::Ledger(error) => Self::of_ledger(error.disposition()),
+            Self::Source(error) => Self::of_ledger(error.disposition()),
+            Self::Kafka(error) => match error.disposition() {
+                kafka::Disposition::Exit => StageDisposition::Exit,
+                kafka::Disposition::StandDown => StageDisposition::StandDown,
+                kafka::Disposition::Renew
+                | kafka::Disposition::Retry
+                | kafka::Disposition::Halt
+                | kafka::Disposition::Restart => StageDisposition::Restart,
+            },
+            Self::Ended { .. } => StageDisposition::Restart,
+        }
+    }
+
+    const fn of_ledger(disposition: LedgerDisposition) -> StageDisposition {
+        match disposition {
+            LedgerDisposition::StandDown => StageDisposition::StandDown,
+            // A refusal is tried again too: the reason may be removed while the program runs, and is logged till then.
+            LedgerDisposition::Restart | LedgerDisposition::Halt => StageDisposition::Restart,
+        }
+    }
+}
+
+/// Pages on their way to the recorder, at most; the [`Capacity`] bounds what they hold.
+const MAX_PAGES: usize = 1_024;
+/// When an owner ends, its stages get this long: what is cut off is done again from the ledger.
+const ABRUPT: Duration = Duration::from_secs(3);
+
+/// The stages, and the handles by which they are ended in order.
+struct Stages {
+    sources: Tasks<StageError>,
+    recorder: Tasks<StageError>,
+    sinks: Tasks<StageError>,
+    stop_sources: CancellationToken,
+    stop_rest: CancellationToken,
+}
+
+/// Runs the stages until `stop`, or until one of them ends on its own.
+pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationToken) -> Result<(), StageError> {
+    let mut stages = start(shared, held.ownership()).await?;
+    let ended = tokio::select! {
+        () = stop.cancelled() => None,
+        lost = held.hold() => Some(lost.into()),
+        ended = stages.ended() => Some(ended),
+    };
+    match ended {
+        None => {
+            // The lease is held while everything drains: nobody else may write before we are done.
+            tokio::select! {
+                () = stages.drain(shared.config.drain_timeout) => Ok(()),
+                lost = held.hold() => Err(lost.into()),
+            }
+        }
+        Some(error) => {
+            stages.cut().await;
+            Err(error)
+        }
+    }
+}
+
+async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> {
+    let config = &shared.config;
+    let recorder = Recorder::open(&shared.ledger, owner).await?;
+    let fanout = Fanout::new(owner.shard, recorder.head().0);
+    let room = Capacity::new(config.channels.events, config.channels.bytes);
+    let (pages, incoming) = mpsc::channel(MAX_PAGES);
+    let (_backlog_full, backlog_watch) = watch::channel(false);
+    let mut stages = Stages {
+        sources: Tasks::default(),
+        recorder: Tasks::default(),
+        sinks: Tasks::default(),
+        stop_sources: CancellationToken::new(),
+        stop_rest: CancellationToken::new(),
+    };
+    for name in config.sinks.keys() {
+        spawn_sink(&mut stages, shared, owner, name, &fanout);
+    }
+    stages.recorder.spawn("recorder", {
+        let (fanout, stop) = (fanout.clone(), stages.stop_rest.clone());
+        async move { Ok(recorder.run(incoming, fanout, stop).await?) }
+    });
+    stages.sinks.spawn("looks", looks::run(shared.clone(), owner.shard, stages.stop_rest.clone()));
+    // BACKLOG
+    for (account, vendor) in shared.vendors.iter() {
+        if shared.ledger.shard_of(account).await? != owner.shard {
+            continue;
+        }
+        let source = SourceConfig {
+            deployment: config.deployment.clone(),
+            account: account.clone(),
+            config: config.accounts[account].clone(),
+            vendor: vendor.clone(),
+            book: shared.ledger.clone(),
+            pages: pages.clone(),
+            room: room.clone(),
+            backlog_full: backlog_watch.clone(),
+            clock: shared.clock.clone(),
+            status: shared.sources.clone(),
+            pace: Pace::default(),
+            seed: rand::random(),
+            stop: stages.stop_sources.clone(),
+        };
+        stages.sources.spawn(format!("source/{account}"), async move { Ok(source::run(source).await?) });
+    }
+    Ok(stages)
+}
+
+fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &SinkName, fanout: &Fanout) {
+    let config = &shared.config.sinks[name];
+    let channels = shared.config.channels;
+    let feed = fanout.feed(name, Capacity::new(channels.events, channels.bytes), shared.ledger.clone());
+    let route: Arc<dyn crate::event::ports::Route> = shared.rules[name].clone();
+    let (book, clock, stop) = (shared.ledger.clone(), shared.clock.clone(), stages.stop_rest.clone());
+    let task = format!("sink/{name}");
+    match &config.kind {
+        SinkKind::Kafka(kafka) => {
+            let sink = kafka::KafkaSink {
+                name: name.clone(),
+                deployment: shared.config.deployment.clone(),
+                ledger: shared.ledger.id(),
+                shards: shared.config.ledger.shards,
+                owner,
+                config: kafka.clone(),
+                start: config.start,
+                route,
+                feed,
+                book,
+                clock,
+                stop,
+            };
+            stages.sinks.spawn(task, async move { Ok(kafka::run(sink).await?) });
+        }
+        SinkKind::Webhook(_) => {}
+    }
+}
+
+impl Stages {
+    /// Waits for a stage to end, which none does by itself.
+    async fn ended(&mut self) -> StageError {
+        let ended = tokio::select! {
+            Some(ended) = self.sources.next_ended() => ended,
+            Some(ended) = self.recorder.next_ended() => ended,
+            Some(ended) = self.sinks.next_ended() => ended,
+            else => (None, Ended::Abnormally("there is no stage left".to_owned())),
+        };
+        match ended {
+            (_, Ended::With(Err(error))) => error,
+            (name, Ended::With(Ok(()))) => unasked(name.as_deref(), "without being asked"),
+            (name, Ended::Abnormally(why)) => unasked(name.as_deref(), why),
+        }
+    }
+
+    /// Ends them in the data's order, within `drain_timeout` in all.
+    async fn drain(self, drain_timeout: Duration) {
+        let deadline = Instant::now() + drain_timeout;
+        self.stop_sources.cancel();
+        drained("sources", self.sources.drain(deadline, told).await);
+        // The sources held the channel open: now it closes, and the recorder ends when it has recorded what is in it.
+        drained("recorder", self.recorder.drain(deadline, told).await);
+        self.stop_rest.cancel();
+        drained("sinks", self.sinks.drain(deadline, told).await);
+    }
+
+    /// Ends them all at once.
+    async fn cut(self) {
+        self.stop_sources.cancel();
+        self.stop_rest.cancel();
+        let deadline = Instant::now() + ABRUPT;
+        tokio::join!(
+            self.sources.drain(deadline, told),
+            self.recorder.drain(deadline, told),
+            self.sinks.drain(deadline, told),
+        );
+    }
+}
+
+fn unasked(task: Option<&str>, why: impl Display) -> StageError {
+    StageError::Ended { task: task.unwrap_or("a stage").to_owned(), why: why.to_string() }
+}
+
+fn told(task: Option<&str>, ended: Ended<StageError>) {
+    match ended {
+        Ended::With(Ok(())) => {}
+        Ended::With(Err(error)) => {
+            tracing::warn!(task, error = &error as &dyn std::error::Error, "a stage failed while it ended");
+        }
+        Ended::Abnormally(why) => tracing::error!(task, why, "a stage ended abnormally"),
+    }
+}
+
+fn drained(what: &'static str, late: Vec<Arc<str>>) {
+    if !late.is_empty() {
+        tracing::warn!(what, stragglers = late.join(", "), "cut off by the drain's deadline");
+    }
+}
