@@ -16,18 +16,18 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Keeps `/readyz` and the gauge of dead letters up to date with what the sinks of a shard report in the ledger.
 ///
 /// A look that fails changes nothing: the ledger being out of reach is told by those who cannot work without it.
-pub(super) async fn run(shared: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
+pub(super) async fn run(of: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let rows = match shared.ledger.sink_rows().await {
+        let rows = match of.ledger.sink_rows().await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot look at the sinks");
                 continue;
             }
         };
-        for name in shared.config.sinks.keys() {
+        for name in of.config.sinks.keys() {
             let letters: u64 = rows.iter().filter(|row| row.sink == name.as_str()).map(|row| row.dead_letters).sum();
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
             metrics::gauge!(DEAD_LETTERS, "sink" => name.to_string()).set(letters as f64);
@@ -35,7 +35,7 @@ pub(super) async fn run(shared: Shared, shard: Shard, stop: CancellationToken) -
             let running = [SinkState::Starting.as_str(), SinkState::Running.as_str()].contains(&row.state.as_str());
             let readiness = if running { Readiness::Ready } else { Readiness::Degraded };
             let why = row.error.as_deref().map_or_else(|| row.state.clone(), |why| format!("{}: {why}", row.state));
-            shared.health.note(&format!("shard/{shard}/sink/{name}"), readiness, why);
+            of.health.note(&format!("shard/{shard}/sink/{name}"), readiness, why);
         }
     }
     Ok(())

@@ -15,18 +15,21 @@ use super::instance::{Instance, InstanceError};
 use super::open::{self, OpenLedgerError};
 use super::shard::{self, Shared};
 use super::stages::StageError;
-use super::start::OutOfReach;
 use super::tasks::{Ended, Tasks};
 use super::vitals::ProgramVitals;
 use super::{pages, signals};
 use crate::admin::{self, Gate};
 use crate::clock::Clock;
-use crate::config::{Config, Scope, SecretError};
+use crate::config::{Config, Scope, SecretError, SinkKind};
 use crate::event::SinkName;
 use crate::route::Rules;
 use crate::sell::{SellError, Vendor};
+use crate::sink::{self, kafka};
 use crate::source::SourceStatus;
 use crate::telemetry::recorder::Recorder;
+
+/// Brokers get this long even when the ledger took all of `startup_timeout`.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What `run` needs.
 #[derive(Clone, Debug)]
@@ -67,9 +70,15 @@ pub enum RunError {
     /// The ledger cannot be opened.
     #[error(transparent)]
     Ledger(#[from] OpenLedgerError),
-    /// Database or brokers are not there in time.
-    #[error(transparent)]
-    OutOfReach(#[from] OutOfReach),
+    /// A sink's brokers are not there in time.
+    #[error("the brokers of sink {sink} are not within reach: {source}")]
+    Brokers {
+        /// The sink.
+        sink: SinkName,
+        /// What the last try said.
+        #[source]
+        source: kafka::KafkaSinkError,
+    },
     /// A part of the program that must not end did.
     #[error("{task} ended: {why}")]
     Ended {
@@ -97,7 +106,7 @@ impl RunError {
     pub const fn disposition(&self) -> RunDisposition {
         match self {
             Self::Secret(_) | Self::Vendor(_) => RunDisposition::Configuration,
-            Self::Instance(_) | Self::Listen { .. } | Self::OutOfReach(_) => RunDisposition::Environment,
+            Self::Instance(_) | Self::Listen { .. } | Self::Brokers { .. } => RunDisposition::Environment,
             Self::Ledger(error) => error.disposition(),
             Self::Ended { .. } => RunDisposition::Runtime,
         }
@@ -202,7 +211,14 @@ async fn open_all(program: &Program, health: &Health) -> Result<open::Opened, Ru
     let deadline = Instant::now() + config.startup_timeout;
     health.note("start", Readiness::Unready, "waiting for the ledger");
     let opened = open::ledger(config, deadline).await?;
-    // REACH
+    for (name, sink) in &config.sinks {
+        let SinkKind::Kafka(kafka) = &sink.kind else { continue };
+        health.note("start", Readiness::Unready, format!("waiting for the brokers of sink {name}"));
+        let left = deadline.saturating_duration_since(Instant::now()).max(LEAST_PATIENCE);
+        sink::kafka::reach(&config.deployment, name, kafka, left)
+            .await
+            .map_err(|source| RunError::Brokers { sink: name.clone(), source })?;
+    }
     Ok(opened)
 }
 

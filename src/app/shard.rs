@@ -41,18 +41,18 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// Owns the shard whenever it can, until `stop`. Ends early only where the process itself must end.
-pub(super) async fn supervise(shared: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
+pub(super) async fn supervise(of: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
     let part = format!("shard/{shard}");
     let owned = metrics::gauge!(SHARD_OWNED, "shard" => shard.to_string());
     owned.set(0.0);
-    let lease = Lease::new(&shared.ledger, shard, shared.instance);
+    let lease = Lease::new(&of.ledger, shard, of.instance);
     let mut wait = FIRST_WAIT;
     while let Some(mut held) = stop.run_until_cancelled(lease.acquire()).await {
         let began = Instant::now();
         owned.set(1.0);
-        let end = stages::run(&shared, &mut held, &stop).await;
+        let end = stages::run(&of, &mut held, &stop).await;
         owned.set(0.0);
-        shared.health.forget(&part);
+        of.health.forget(&part);
         // At once, so that a standby need not wait for the lease to run out.
         if let Err(error) = held.release().await {
             tracing::debug!(%shard, error = &error as &dyn std::error::Error, "the lease runs out by itself");
@@ -61,7 +61,7 @@ pub(super) async fn supervise(shared: Shared, shard: Shard, stop: CancellationTo
         if error.disposition() == StageDisposition::Exit {
             return Err(error);
         }
-        shared.health.note(&part, readiness(&error), error.to_string());
+        of.health.note(&part, readiness(&error), error.to_string());
         tracing::warn!(
             %shard,
             error = &error as &dyn std::error::Error,
@@ -83,7 +83,7 @@ pub(super) async fn supervise(shared: Shared, shard: Shard, stop: CancellationTo
         }
         wait = (wait * 2).min(LONGEST_WAIT);
     }
-    shared.health.forget(&part);
+    of.health.forget(&part);
     Ok(())
 }
 

@@ -216,11 +216,11 @@ impl Stages {
     async fn drain(self, drain_timeout: Duration) {
         let deadline = Instant::now() + drain_timeout;
         self.stop_sources.cancel();
-        drained("sources", self.sources.drain(deadline, told).await);
+        drained("sources", &self.sources.drain(deadline, told).await);
         // The sources held the channel open: now it closes, and the recorder ends when it has recorded what is in it.
-        drained("recorder", self.recorder.drain(deadline, told).await);
+        drained("recorder", &self.recorder.drain(deadline, told).await);
         self.stop_rest.cancel();
-        drained("sinks", self.sinks.drain(deadline, told).await);
+        drained("sinks", &self.sinks.drain(deadline, told).await);
     }
 
     /// Ends them all at once.
@@ -250,7 +250,7 @@ fn told(task: Option<&str>, ended: Ended<StageError>) {
     }
 }
 
-fn drained(what: &'static str, late: Vec<Arc<str>>) {
+fn drained(what: &'static str, late: &[Arc<str>]) {
     if !late.is_empty() {
         tracing::warn!(what, stragglers = late.join(", "), "cut off by the drain's deadline");
     }

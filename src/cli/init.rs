@@ -109,7 +109,7 @@ impl Answers {
         let mut section = |head: &str, keys: &[(&str, &str)]| {
             text.push_str(head);
             for (key, value) in keys {
-                text.push_str(&format!("{key} = {}\n", quoted(value)));
+                text.extend([key, " = ", &quoted(value), "\n"]);
             }
             text.push('\n');
         };

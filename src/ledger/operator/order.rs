@@ -159,7 +159,7 @@ impl Ledger {
     /// Orders a sink to go on elsewhere in one shard; it records what it skips as a gap.
     pub async fn seek_sink(&self, sink: &SinkName, shard: Shard, to: SeekTo) -> Result<Seq, OrderError> {
         let doing = "ordering a sink to another seq";
-        let ordered = within(doing, async {
+        within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
             let row = sqlx::query!("SELECT oldest, head FROM shards WHERE shard = $1 FOR SHARE", shard_to_db(shard))
                 .fetch_optional(&mut *session)
@@ -188,15 +188,14 @@ impl Ledger {
             session.done().await.map_err(failed(doing))?;
             Ok(if done.rows_affected() == 1 { Ok(cursor) } else { Err(OrderError::NoSink(sink.clone())) })
         })
-        .await?;
-        ordered
+        .await?
     }
 
     /// Forgets a sink that is no longer configured: from now on it holds nothing back, and a sink of its name would be
     /// new to this ledger.
     pub async fn forget_sink(&self, sink: &SinkName) -> Result<(), OrderError> {
         let doing = "forgetting a sink";
-        let forgotten = within(doing, async {
+        within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
             let row = sqlx::query!(
                 r#"SELECT count(*) AS "rows!",
@@ -217,8 +216,7 @@ impl Ledger {
             session.done().await.map_err(failed(doing))?;
             Ok(Ok(()))
         })
-        .await?;
-        forgotten
+        .await?
     }
 
     /// Wishes that one sink gets an event again: the owner's next commit makes a row of it, under a new seq. Returns the
