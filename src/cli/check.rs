@@ -217,7 +217,10 @@ fn text(report: &Report) -> String {
     if bad == 0 {
         say(format_args!("\nThe configuration is right, and everything that it needs answers."));
     } else {
-        say(format_args!("\nThe configuration is right, but {bad} of {} that it needs is not.", outside.len()));
+        say(format_args!(
+            "\nThe configuration is right, but {bad} of {} things that it needs do not answer or do not fit.",
+            outside.len()
+        ));
     }
     out
 }

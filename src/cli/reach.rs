@@ -1,16 +1,20 @@
 //! What `standpipe check` asks of the world outside: everything that `run` would need, each within a deadline, all at
 //! once. Nothing is changed and nothing is delivered.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rustix::fs::Access;
 use serde::Serialize;
 
 use super::Ready;
 use crate::clock::Clock;
-use crate::config::AccountConfig;
+use crate::config::{AccountConfig, Config, LedgerUrl};
 use crate::event::AccountName;
+use crate::ledger::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 use crate::sell;
+use crate::telemetry::causes;
 
 /// No single question takes longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,6 +57,10 @@ impl State {
 }
 
 impl Finding {
+    fn good(what: String, facts: Vec<String>) -> Self {
+        Self { what, state: State::Good, facts, errors: Vec::new(), warnings: Vec::new() }
+    }
+
     fn out_of_reach(what: String, error: String) -> Self {
         Self { what, state: State::OutOfReach, facts: Vec::new(), errors: vec![error], warnings: Vec::new() }
     }
@@ -62,7 +70,61 @@ impl Finding {
 pub(super) async fn look(ready: &Ready) -> Vec<Finding> {
     let config = &ready.loaded.config;
     let clock = Clock::system();
-    join_all(config.accounts.iter().map(|(name, config)| account(name, config, &clock))).await
+    let accounts = join_all(config.accounts.iter().map(|(name, config)| account(name, config, &clock)));
+    let (ledger, accounts) = tokio::join!(ledger(config), accounts);
+    let mut findings = vec![state_dir(&config.state_dir), ledger];
+    findings.extend(accounts);
+    findings
+}
+
+/// Whether `run` could keep its instance id and its lock there.
+fn state_dir(path: &Path) -> Finding {
+    // It is made at start when it is not there.
+    let existing = path.ancestors().find(|path| path.as_os_str().is_empty() || path.exists());
+    let existing = existing.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let what = format!("state_dir {}", path.display());
+    match rustix::fs::access(existing, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Finding::good(what, Vec::new()),
+        Err(error) => {
+            let who = existing.display();
+            Finding::out_of_reach(what, format!("{who} cannot be written to by this user: {error}"))
+        }
+    }
+}
+
+/// Whether the database answers and what is in it fits.
+async fn ledger(config: &Config) -> Finding {
+    let what = "ledger".to_owned();
+    let url = match &config.ledger.url {
+        LedgerUrl::Postgres(url) => url.clone(),
+        LedgerUrl::Embedded => {
+            let fact = format!("a private PostgreSQL under {}, started by `run`", config.state_dir.display());
+            return Finding::good(what, vec![fact]);
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, async {
+        let url = url.read().map_err(|error| (State::Wrong, causes(&error)))?;
+        let told = |error: OpenError| match error.disposition() {
+            OpenDisposition::Retry => (State::OutOfReach, causes(&error)),
+            OpenDisposition::Configuration | OpenDisposition::Environment => (State::Wrong, causes(&error)),
+        };
+        let database = Database::connect(&config.ledger, &url, &config.deployment).await.map_err(told)?;
+        let schema = database.schema().await.map_err(told)?;
+        let newest = newest_schema();
+        if schema < newest && config.ledger.migrate {
+            return Ok(vec![format!("the schema is at version {schema}, `run` will bring it to {newest}")]);
+        }
+        match Ledger::attach(&config.ledger, &url, &config.deployment).await {
+            Ok(ledger) => Ok(vec![format!("ledger {}, schema at version {schema}", ledger.id())]),
+            Err(OpenError::Absent) => Ok(vec![format!("schema at version {schema}, the first `run` makes the ledger")]),
+            Err(error) => Err(told(error)),
+        }
+    });
+    match asked.await {
+        Ok(Ok(facts)) => Finding::good(what, facts),
+        Ok(Err((state, error))) => Finding { state, ..Finding::out_of_reach(what, error) },
+        Err(_) => Finding::out_of_reach(what, format!("no answer within {} s", PATIENCE.as_secs())),
+    }
 }
 
 async fn account(name: &AccountName, config: &AccountConfig, clock: &Clock) -> Finding {

@@ -15,30 +15,33 @@ use super::tree::join;
 use super::types::{BreakerConfig, KafkaConfig, NewProducer, Order, SinkConfig, SinkKind, SinkStart, WebhookConfig};
 use super::walk::shown;
 
-/// The librdkafka properties that exactly-once delivery rests on: ours alone, refused in `properties`.
-pub const OWNED_PROPERTIES: [&str; 22] = [
-    "acks",
-    "auto.offset.reset",
-    "bootstrap.servers",
-    "delivery.report.only.error",
-    "delivery.timeout.ms",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.gapless.guarantee",
-    "enable.idempotence",
-    "enable.partition.eof",
-    "group.id",
-    "isolation.level",
-    "max.in.flight",
-    "max.in.flight.requests.per.connection",
-    "message.send.max.retries",
-    "message.timeout.ms",
-    "metadata.broker.list",
-    "partitioner",
-    "request.required.acks",
-    "retries",
-    "transaction.timeout.ms",
-    "transactional.id",
+/// The librdkafka properties that are ours alone, each with the reason; refused in `properties`.
+pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
+    ("bootstrap.servers", "the sink's `brokers` set it"),
+    ("metadata.broker.list", "the sink's `brokers` set it"),
+    ("transactional.id", "it fences off an older owner of the shard, so its form is fixed"),
+    ("enable.idempotence", "exactly once rests on it"),
+    ("enable.gapless.guarantee", "the transaction already has none"),
+    ("acks", "exactly once needs `all`"),
+    ("request.required.acks", "exactly once needs `all`"),
+    ("transaction.timeout.ms", "the limits of every call follow from it"),
+    ("message.timeout.ms", "the limits of every call follow from it"),
+    ("delivery.timeout.ms", "the limits of every call follow from it"),
+    ("socket.timeout.ms", "what counts as a doubtful commit follows from it"),
+    ("request.timeout.ms", "what counts as a doubtful commit follows from it"),
+    ("message.send.max.retries", "fewer retries would lose the order"),
+    ("retries", "fewer retries would lose the order"),
+    ("max.in.flight", "more would lose the order"),
+    ("max.in.flight.requests.per.connection", "more would lose the order"),
+    ("partitioner", "the Java client's murmur2 is used, so that `standpipe-prev` is known"),
+    ("isolation.level", "the cursor is read as each step needs it"),
+    ("group.id", "the sink's consumers have a name of their own"),
+    ("auto.offset.reset", "a cursor is never read from anywhere else"),
+    ("enable.auto.commit", "the sink has a cursor of its own"),
+    ("enable.partition.eof", "reading the cursor needs it"),
+    ("allow.auto.create.topics", "`create_topics` decides"),
+    ("delivery.report.only.error", "every delivery report is counted"),
+    ("enable.auto.offset.store", "the sink has a cursor of its own"),
 ];
 
 /// Whether a librdkafka property's value is a secret: it is redacted wherever it would print.
@@ -158,16 +161,8 @@ fn properties(
 }
 
 fn refuse_owned(key: &str, property: &str, to: &mut Checker<'_>) {
-    match property {
-        "partitioner" => to.refuse(
-            key,
-            "standpipe partitions by itself, by the Java client's murmur2, so that consumers can co-partition; leave it out",
-        ),
-        "bootstrap.servers" | "metadata.broker.list" => to.refuse(key, "give the brokers as `brokers`"),
-        owned if OWNED_PROPERTIES.contains(&owned) => {
-            to.refuse(key, "exactly-once delivery rests on this property, so standpipe sets it itself; leave it out");
-        }
-        _ => {}
+    if let Some((_, why)) = OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == property) {
+        to.refuse(key, format!("standpipe sets this property itself: {why}; leave it out"));
     }
 }
 

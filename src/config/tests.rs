@@ -218,7 +218,7 @@ fn values_that_do_not_fit_each_other_are_refused() {
     assert!(error(&webhook("").replace("https:", "http:")).contains("allow_http"));
     assert!(errors(&with(&webhook("secret_file = \"/absent\"")))[0].contains("keep one"));
     assert!(error(&kafka("properties = { partitioner = \"random\" }")).contains("murmur2"));
-    assert!(error(&kafka("properties.enable.idempotence = false")).contains("exactly-once"));
+    assert!(error(&kafka("properties.enable.idempotence = false")).contains("exactly once rests on it"));
     assert!(error(&kafka("").replace("k:9092", "k")).contains("host:port"));
     loaded("base_url = \"http://127.0.0.1:8088/\"");
     loaded("[server]\nlisten = \"0.0.0.0:8080\"\nkeys.ci = { token = \"0123456789abcdef\", allow = [\"admin\"] }");
@@ -256,7 +256,7 @@ fn layers_lie_over_each_other_and_the_environment_speaks_toml_types() {
         ("STANDPIPE__ACCOUNTS__ACME__PAGE_LIMIT", "7"),
         ("STANDPIPE__ACCOUNTS__ACME__EVENTS", "deal.*, lead.created"),
         ("STANDPIPE__LEDGER__POOLER", "true"),
-        ("STANDPIPE__SINKS__CRM__PROPERTIES__SOCKET_TIMEOUT_MS", "20000"),
+        ("STANDPIPE__SINKS__CRM__PROPERTIES__STATISTICS_INTERVAL_MS", "20000"),
         ("STANDPIPE__SINKS__TWO__TYPE", "kafka"),
         ("STANDPIPE__SINKS__TWO__BROKERS", "b:1"),
         ("STANDPIPE__SINKS__TWO__TOPIC", "${NOT_REPLACED}"),
@@ -270,7 +270,7 @@ fn layers_lie_over_each_other_and_the_environment_speaks_toml_types() {
     assert!(config.ledger.pooler);
     assert_eq!(config.server.listen.port(), 1);
     let SinkKind::Kafka(crm) = &config.sinks["crm"].kind else { panic!("a Kafka sink") };
-    assert_eq!(crm.properties["socket.timeout.ms"], "20000");
+    assert_eq!(crm.properties["statistics.interval.ms"], "20000");
     let SinkKind::Kafka(two) = &config.sinks["two"].kind else { panic!("a Kafka sink") };
     assert_eq!(two.topic, "${NOT_REPLACED}");
     assert_eq!(

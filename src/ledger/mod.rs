@@ -34,5 +34,5 @@ mod streams;
 mod wishes;
 
 pub use lease::{Held, Lease};
-pub use open::{Database, Ledger, OpenDisposition, OpenError};
+pub use open::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 pub use recorder::Recorder;

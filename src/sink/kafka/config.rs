@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::cursor::{control_topic, cursor_topic};
 use super::error::KafkaSinkError;
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, OWNED_PROPERTIES};
 use crate::event::{LedgerId, Shard, SinkName};
 
 /// How long the broker lets a transaction stay open.
@@ -20,34 +20,6 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 const BATCH_BYTES: usize = 1_000_000;
 /// The least that librdkafka accepts is 1; below this a batch is not worth the name.
 const MIN_BATCH_BYTES: usize = 1_000;
-
-/// Properties that the program sets itself, with the reason why no other value can be used.
-const OWNED: &[(&str, &str)] = &[
-    ("bootstrap.servers", "the sink's `brokers` set it"),
-    ("metadata.broker.list", "the sink's `brokers` set it"),
-    ("transactional.id", "it fences off an older owner of the shard, so its form is fixed"),
-    ("enable.idempotence", "exactly once rests on it"),
-    ("enable.gapless.guarantee", "the transaction already has none"),
-    ("acks", "exactly once needs `all`"),
-    ("request.required.acks", "exactly once needs `all`"),
-    ("transaction.timeout.ms", "the limits of every call follow from it"),
-    ("message.timeout.ms", "the limits of every call follow from it"),
-    ("delivery.timeout.ms", "the limits of every call follow from it"),
-    ("socket.timeout.ms", "what counts as a doubtful commit follows from it"),
-    ("request.timeout.ms", "what counts as a doubtful commit follows from it"),
-    ("message.send.max.retries", "fewer retries would lose the order"),
-    ("retries", "fewer retries would lose the order"),
-    ("max.in.flight", "more would lose the order"),
-    ("max.in.flight.requests.per.connection", "more would lose the order"),
-    ("partitioner", "the Java client's murmur2 is used, so that `standpipe-prev` is known"),
-    ("isolation.level", "the cursor is read as each step needs it"),
-    ("group.id", "the sink's consumers have a name of their own"),
-    ("auto.offset.reset", "a cursor is never read from anywhere else"),
-    ("enable.auto.commit", "the sink has a cursor of its own"),
-    ("enable.partition.eof", "reading the cursor needs it"),
-    ("allow.auto.create.topics", "`create_topics` decides"),
-    ("delivery.report.only.error", "every delivery report is counted"),
-];
 
 /// What a user may set instead of these defaults, under any of its names.
 const DEFAULTS: &[(&[&str], &str)] = &[
@@ -243,7 +215,7 @@ impl Isolation {
 }
 
 fn refuse_owned(property: &str) -> Result<(), KafkaSinkError> {
-    match OWNED.iter().find(|(owned, _)| *owned == property) {
+    match OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == property) {
         Some((_, why)) => {
             Err(KafkaSinkError::Property { property: property.to_owned(), why: format!("standpipe sets it: {why}") })
         }
