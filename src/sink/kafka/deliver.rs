@@ -233,6 +233,7 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
         let (book, sink, owner) = (self.session.book.clone(), self.session.sink.clone(), self.session.owner);
         let seq = self.place.seq;
         self.keeping = Some(Box::pin(async move {
+            fail::fail_point!("kafka::before_note");
             within("keeping a sink's cursor", book.keep_cursor(&sink, owner, seq)).await?;
             Ok(seq)
         }));
