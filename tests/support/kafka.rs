@@ -141,6 +141,17 @@ impl Kafka {
         Ok(messages)
     }
 
+    /// What one of Kafka's own command-line tools prints.
+    pub async fn tool(&self, class: &str, arguments: &[&str]) -> String {
+        let mut command = tokio::process::Command::from(java());
+        command.arg(class).args(["--bootstrap-server", &self.brokers()]).args(arguments);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let out = tokio::time::timeout(Duration::from_mins(1), command.output()).await.expect("the tool ends");
+        let out = out.expect("java (run tests/prepare)");
+        assert!(out.status.success(), "{class}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8(out.stdout).expect("text")
+    }
+
     async fn kcat(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
         let mut command = tokio::process::Command::new("kcat");
         command.args(["-b", &self.brokers(), "-X", "socket.timeout.ms=10000", "-m", "10"]);

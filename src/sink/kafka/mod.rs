@@ -36,6 +36,7 @@ mod topics;
 mod verify;
 
 pub use check::{Checked, check, reach};
+pub use client::KafkaCluster;
 pub use cluster::{
     Cluster, Committed, CursorFound, PartitionEnd, TopicEnd, TopicInfo, TopicKind, Transaction, Transactions,
 };

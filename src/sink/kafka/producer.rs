@@ -225,6 +225,8 @@ impl Client {
 
     fn doubt(&self, why: &str, source: KafkaError, begun: Instant) -> KafkaSinkError {
         let source = self.reports.take_failure().unwrap_or(source);
+        // A fatal error hides behind what it does to the messages.
+        let source = self.producer.client().fatal_error().map_or(source, |(code, _)| KafkaError::Global(code));
         if source.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
             return KafkaSinkError::TooLarge { source };
         }

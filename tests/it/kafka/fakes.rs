@@ -116,6 +116,11 @@ impl FakeLedger {
         self.publish();
     }
 
+    /// The body of the event at an index.
+    pub fn body(&self, at: usize) -> Bytes {
+        self.state().events[at].body.clone()
+    }
+
     pub fn head(&self) -> Seq {
         Seq(self.state().events.len() as u64)
     }

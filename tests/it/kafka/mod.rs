@@ -1,18 +1,22 @@
 //! The Kafka sink against a real Kafka, seen by `kcat`; the ledger is one in memory that a test can rewind and freeze.
 
+mod doubt;
 mod fakes;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use standpipe::event::Seq;
 use standpipe::event::ports::SinkState;
+use standpipe::event::{Replay, Seq, SinkName};
+use standpipe::sink::kafka::Disposition;
 
-use standpipe::config::KafkaConfig;
+use rdkafka::producer::{BaseRecord, Producer as _};
+use standpipe::config::{KafkaConfig, SinkStart};
 
 use self::fakes::{FakeLedger, Running, SINK, config, sink, start};
 use crate::support::kafka::{Isolation, Kafka, Message};
-use crate::support::wait::{wait_for, wait_until};
+use crate::support::wait::{hold, wait_for, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -75,6 +79,13 @@ impl Stage {
         messages
     }
 
+    /// The same where an operator's seek, or a lost cursor, broke the chain on purpose.
+    async fn delivered_in_any_chain(&self) -> Vec<u64> {
+        let mut found: Vec<u64> = self.kafka.read_committed(&self.topic).await.iter().map(seq).collect();
+        found.sort_unstable();
+        found
+    }
+
     async fn assert_delivered(&self, seqs: impl IntoIterator<Item = u64>) {
         let found: Vec<u64> = self.delivered().await.iter().map(seq).collect();
         assert_eq!(found, seqs.into_iter().collect::<Vec<_>>());
@@ -111,4 +122,142 @@ async fn what_is_recorded_arrives_once_in_order_byte_for_byte_with_its_headers()
         assert_eq!(message.partition, standpipe::sink::kafka::partition_of(key.as_bytes(), 3));
     }
     assert_eq!(stage.ledger.reported().0, SinkState::Running);
+}
+
+/// INV-7, INV-8: W never caught up, so only the cursor in Kafka can tell.
+#[tokio::test]
+async fn a_crash_between_the_two_commits_repeats_nothing_and_loses_nothing() {
+    let stage = Stage::new("crash").await;
+    stage.ledger.record_some(50);
+    let running = stage.start();
+    stage.wait_copy(50).await;
+    stage.ledger.state().frozen = true;
+    for round in 1..=3 {
+        stage.ledger.record_some(50);
+        stage.wait_cursor(50 + round * 50).await;
+    }
+    running.crash().await;
+    assert_eq!(stage.ledger.state().row.cursor, Some(Seq(50)));
+    stage.ledger.state().frozen = false;
+    stage.ledger.record_some(50);
+    let running = stage.start();
+    stage.wait_cursor(250).await;
+    running.stop().await.unwrap();
+    assert_eq!(stage.ledger.state().row.cursor, Some(Seq(250)), "W follows before a stop");
+    stage.assert_delivered(1..=250).await;
+}
+
+#[tokio::test]
+async fn filtered_events_count_as_taken_and_failing_ones_are_dead_letters_before_the_cursor_passes_them() {
+    let stage = Stage::new("letters").await;
+    stage.ledger.record_some(1);
+    stage.ledger.record([("1".into(), "FILTERED".into()), ("1".into(), "FAILING".into())]);
+    stage.ledger.record([("1".into(), "NOWHERE".into()), ("1".into(), "FILTERED".into())]);
+    let running = stage.start();
+    // The last one is passed by a transaction of the cursor alone, after 5 s.
+    stage.wait_cursor(5).await;
+    running.stop().await.unwrap();
+    stage.assert_delivered([1]).await;
+    let letters = stage.ledger.state().letters.clone();
+    let reasons: Vec<(u64, &str)> = letters.iter().map(|letter| (letter.seq.0, letter.reason.as_str())).collect();
+    assert_eq!(reasons, [(3, "filter failed on this event: no such field"), (4, "`a/b` is not a legal topic name")]);
+}
+
+#[tokio::test]
+async fn an_announcement_goes_to_the_control_topic_and_a_replay_says_what_it_repeats() {
+    let stage = Stage::new("control").await;
+    stage.ledger.add("standpipe.gap", "", "{}".into(), None);
+    let replay = Replay { sink: SinkName::from(SINK), of: Seq(1) };
+    stage.ledger.add("deal.updated", "7", "{}".into(), Some(replay));
+    stage.ledger.publish();
+    let running = stage.start();
+    stage.wait_cursor(2).await;
+    running.stop().await.unwrap();
+    stage.assert_delivered([2]).await;
+    assert_eq!(stage.delivered().await[0].header("standpipe-replay"), "1");
+    let control = stage.kafka.read_committed("standpipe.it-control.control").await;
+    assert_eq!(control.iter().map(seq).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn an_event_that_is_larger_than_the_broker_takes_becomes_a_stub_in_its_place() {
+    let stage = Stage::new("large").await;
+    // Random enough that no compression saves it.
+    let body = |n: u32| {
+        let text: String = (0..40_000_u32).map(|at| sha2_word(at ^ (n << 20))).collect();
+        format!(r#"{{"id":"x","meta":{{"account":"acme"}},"data":"{text}"}}"#)
+    };
+    stage.ledger.record_some(2);
+    stage.ledger.record([("1".into(), body(1)), ("2".into(), r#"{"small":1}"#.into()), ("3".into(), body(2))]);
+    let running = stage.start();
+    stage.wait_cursor(5).await;
+    running.stop().await.unwrap();
+    stage.assert_delivered(1..=5).await;
+    let delivered = stage.delivered().await;
+    for at in [2, 4] {
+        let whole = stage.ledger.body(at);
+        assert_eq!(delivered[at].header("standpipe-truncated"), whole.len().to_string());
+        let stub: serde_json::Value = serde_json::from_str(delivered[at].body()).unwrap();
+        assert_eq!(stub["id"], format!("e{}", at + 1));
+        assert_eq!(stub["meta"]["account"], "acme");
+        assert_eq!(stub["truncated"]["bytes"], whole.len());
+    }
+    assert_eq!(delivered[3].body(), r#"{"small":1}"#);
+}
+
+fn sha2_word(at: u32) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(at.to_be_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+}
+
+/// Field 2: a flag that is not wired passes every happy test.
+#[tokio::test]
+async fn the_broker_knows_the_transactional_id_and_hides_what_was_not_committed() {
+    let stage = Stage::new("hidden").await;
+    stage.ledger.record_some(10);
+    let running = stage.start();
+    stage.wait_cursor(10).await;
+    running.stop().await.unwrap();
+    let id = format!("it-hidden-{}-{SINK}-0", stage.ledger.id().short());
+    let tools = stage.kafka.tool("org.apache.kafka.tools.TransactionsCommand", &["list"]).await;
+    assert!(tools.contains(&id), "{tools}");
+
+    // A producer that is fenced off in the middle of a transaction, by the next start of the sink.
+    let mut client = rdkafka::ClientConfig::new();
+    client.set("bootstrap.servers", stage.kafka.brokers()).set("transactional.id", &id);
+    let older: rdkafka::producer::BaseProducer = client.create().unwrap();
+    let record = BaseRecord::to(&stage.topic).partition(0).key("acme/deal/0").payload("of an older owner");
+    older.init_transactions(LIMIT).unwrap();
+    older.begin_transaction().unwrap();
+    older.send(record).unwrap();
+    older.flush(LIMIT).unwrap();
+    stage.ledger.record_some(10);
+    let running = stage.start();
+    stage.wait_cursor(20).await;
+    assert!(older.commit_transaction(LIMIT).is_err(), "an older producer can still commit");
+    running.stop().await.unwrap();
+    stage.assert_delivered(1..=20).await;
+    let all = stage.kafka.read(&stage.topic, "beginning", Isolation::ReadUncommitted).await;
+    assert!(all.iter().any(|message| message.body() == "of an older owner"), "there was something to hide");
+}
+
+#[tokio::test]
+async fn a_sink_whose_transactional_id_is_taken_stands_down() {
+    let stage = Stage::new("fenced").await;
+    stage.ledger.record_some(10);
+    let running = stage.start();
+    stage.wait_cursor(10).await;
+    let id = format!("it-fenced-{}-{SINK}-0", stage.ledger.id().short());
+    let mut client = rdkafka::ClientConfig::new();
+    client.set("bootstrap.servers", stage.kafka.brokers()).set("transactional.id", &id);
+    let newer: rdkafka::producer::BaseProducer = client.create().unwrap();
+    newer.init_transactions(LIMIT).unwrap();
+    stage.ledger.record_some(10);
+    let error = running.end().await.unwrap_err();
+    assert_eq!(error.disposition(), Disposition::StandDown, "{error}");
+    stage.assert_delivered(1..=10).await;
+    let running = stage.start();
+    stage.wait_cursor(20).await;
+    running.stop().await.unwrap();
+    stage.assert_delivered(1..=20).await;
 }
