@@ -6,6 +6,7 @@
 
 mod batch;
 mod chain;
+mod delivery;
 mod names;
 mod page;
 pub mod ports;
@@ -13,6 +14,10 @@ mod room;
 
 pub use batch::{Batch, Recorded, Replay};
 pub use chain::{Chain, ContentHash, DedupeKey};
+pub use delivery::{
+    AttemptNote, DeliveryBook, DeliveryChanges, ExhaustedDelivery, KeepDelivery, KeptDelivery, RetryDelivery,
+    SeenDelivery,
+};
 pub use names::{AccountName, Epoch, EventType, LedgerId, Seq, Shard, SinkName, StreamKey, StreamName};
 pub use page::{Event, Gap, GapReason, Page, Position, Rejected};
 pub use room::{Capacity, Room};

@@ -1,0 +1,164 @@
+//! An endpoint as it stands in the configuration and in the secret files now.
+
+use reqwest::Url;
+use reqwest::header::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::guard::{Guard, Refused};
+use super::sign::{KeyError, Keys};
+use crate::config::{Secret, SecretError, WebhookConfig};
+
+/// Where to and signed with what: read together, so that an attempt never mixes two states of the files.
+#[derive(Debug)]
+pub struct Endpoint {
+    url: Url,
+    authorization: Option<HeaderValue>,
+    keys: Keys,
+    refused: Option<Refused>,
+}
+
+/// An endpoint that cannot be used. Names no secret (INV-16).
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// A secret file cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A key is none.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The URL is none.
+    #[error("`url` is not an http(s) URL; it looks like https://hooks.example.com/sell")]
+    Url,
+}
+
+/// The texts that an [`Endpoint`] is made of, to tell whether a file changed.
+#[derive(Debug)]
+pub struct Texts {
+    url: SecretString,
+    secrets: Vec<SecretString>,
+    signing_key: Option<SecretString>,
+}
+
+impl Texts {
+    /// Reads the files. Blocks.
+    pub fn read(config: &WebhookConfig) -> Result<Self, SecretError> {
+        Ok(Self {
+            url: config.url.read()?,
+            secrets: config.secrets.iter().map(Secret::read).collect::<Result<_, _>>()?,
+            signing_key: config.signing_key.as_ref().map(Secret::read).transpose()?,
+        })
+    }
+
+    /// Whether two readings gave the same.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        let plain = |text: &SecretString| text.expose_secret().to_owned();
+        let list = |texts: &Self| -> Vec<zeroize::Zeroizing<String>> {
+            let all = [&texts.url].into_iter().chain(&texts.secrets).chain(&texts.signing_key);
+            all.map(plain).map(zeroize::Zeroizing::new).collect()
+        };
+        self.secrets.len() == other.secrets.len() && list(self) == list(other)
+    }
+}
+
+impl Endpoint {
+    /// Prepares what every attempt needs.
+    pub fn new(texts: &Texts, guard: &Guard) -> Result<Self, EndpointError> {
+        let keys = Keys::new(&texts.secrets, texts.signing_key.as_ref())?;
+        let mut url = Url::parse(texts.url.expose_secret().trim()).map_err(|_| EndpointError::Url)?;
+        let authorization = authorization(&mut url)?;
+        let refused = match guard.url(&url) {
+            Err(Refused::Scheme) => return Err(EndpointError::Url),
+            judged => judged.err(),
+        };
+        Ok(Self { url, authorization, keys, refused })
+    }
+
+    /// Where to, without the password.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Basic authorization, where the URL held a user.
+    #[must_use]
+    pub const fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// What signs.
+    #[must_use]
+    pub const fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Why nothing may be sent to it, where the URL alone says so.
+    #[must_use]
+    pub const fn refused(&self) -> Option<&Refused> {
+        self.refused.as_ref()
+    }
+}
+
+/// Takes user and password out of the URL, percent-decoded, and makes the header of them.
+fn authorization(url: &mut Url) -> Result<Option<HeaderValue>, EndpointError> {
+    use base64::Engine;
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(None);
+    }
+    let decoded = |text: &str| zeroize::Zeroizing::new(percent_decoded(text));
+    let mut pair = decoded(url.username());
+    pair.push(b':');
+    pair.extend_from_slice(&decoded(url.password().unwrap_or_default()));
+    let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(&*pair));
+    let mut value = HeaderValue::from_str(&value).map_err(|_| EndpointError::Url)?;
+    value.set_sensitive(true);
+    url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| EndpointError::Url)?;
+    Ok(Some(value))
+}
+
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match (bytes[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push(u8::try_from(high * 16 + low).expect("two hex digits are a byte"));
+                at += 3;
+            }
+            (byte, ..) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    decoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(url: &str) -> Texts {
+        Texts { url: url.into(), secrets: vec![super::super::sign::new_secret()], signing_key: None }
+    }
+
+    #[test]
+    fn a_password_in_the_url_becomes_a_header_and_prints_nowhere() {
+        let endpoint =
+            Endpoint::new(&texts("https://us%40er:p%C3%A4ss@hooks.example.com/x"), &Guard::new(false, &[])).unwrap();
+        assert_eq!(endpoint.url().as_str(), "https://hooks.example.com/x");
+        // "us@er:päss" in base64.
+        assert_eq!(endpoint.authorization().unwrap().to_str().unwrap(), "Basic dXNAZXI6cMOkc3M=");
+        let shown = format!("{endpoint:?}");
+        assert!(!shown.contains("ss@") && !shown.contains("dXNA"), "{shown}");
+    }
+
+    #[test]
+    fn a_changed_text_is_noticed() {
+        let (one, other) = (texts("https://a.example/"), texts("https://a.example/"));
+        assert!(one.same(&one));
+        assert!(!one.same(&other), "other secrets");
+    }
+}

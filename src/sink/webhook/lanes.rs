@@ -1,0 +1,70 @@
+//! Who waits for whom: the deliveries of one record stand in a lane, and only the first of a lane is attempted (INV-12).
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use crate::event::Seq;
+
+/// Names a lane. A hash: two records that share one wait for each other needlessly and lose nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LaneKey(u64);
+
+/// The place that a delivery was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// It stands alone or first: attempt it.
+    First,
+    /// It waits behind this one, the first of its lane.
+    Behind(Seq),
+    /// A later one of its record has been attempted before, so this one's first delivery is history: it is repeated
+    /// after a crash, outside of the lane.
+    Repeated,
+}
+
+/// All lanes that hold anything.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    hasher: RandomState,
+    lanes: HashMap<LaneKey, VecDeque<Seq>>,
+}
+
+impl Lanes {
+    /// The lane of a record.
+    #[must_use]
+    pub fn key(&self, account: &str, resource: &str, record_id: &str) -> LaneKey {
+        LaneKey(self.hasher.hash_one((account, resource, record_id)))
+    }
+
+    /// Puts a delivery at the end of its lane.
+    pub fn enter(&mut self, key: LaneKey, seq: Seq) -> Entry {
+        let lane = self.lanes.entry(key).or_default();
+        match (lane.front().copied(), lane.back()) {
+            (_, Some(last)) if *last > seq => Entry::Repeated,
+            (Some(first), _) => {
+                lane.push_back(seq);
+                Entry::Behind(first)
+            }
+            (None, _) => {
+                lane.push_back(seq);
+                Entry::First
+            }
+        }
+    }
+
+    /// Takes the first of a lane out, whatever became of it; gives the next, which is now first.
+    pub fn leave(&mut self, key: LaneKey, seq: Seq) -> Option<Seq> {
+        let lane = self.lanes.get_mut(&key)?;
+        debug_assert_eq!(lane.front(), Some(&seq), "only the first of a lane is attempted");
+        lane.retain(|other| *other != seq);
+        let next = lane.front().copied();
+        if next.is_none() {
+            self.lanes.remove(&key);
+        }
+        next
+    }
+
+    /// Those that wait behind the first, in order.
+    pub fn behind(&self, key: LaneKey) -> impl Iterator<Item = Seq> {
+        self.lanes.get(&key).into_iter().flat_map(|lane| lane.iter().skip(1).copied())
+    }
+}
