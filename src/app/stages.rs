@@ -19,7 +19,7 @@ use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
 use crate::event::{Capacity, SinkName};
 use crate::ledger::{Held, Recorder};
 use crate::route::Fanout;
-use crate::sink::kafka;
+use crate::sink::{kafka, webhook};
 use crate::source::{self, Pace, SourceConfig};
 
 /// Why a shard's stages ended.
@@ -34,6 +34,9 @@ pub enum StageError {
     /// A Kafka sink's.
     #[error(transparent)]
     Kafka(#[from] kafka::KafkaSinkError),
+    /// A webhook sink's.
+    #[error(transparent)]
+    Webhook(#[from] webhook::WebhookSinkError),
     /// A stage ended that should not have.
     #[error("{task} ended on its own: {why}")]
     Ended {
@@ -62,6 +65,7 @@ impl StageError {
         match self {
             Self::Ledger(error) => Self::of_ledger(error.disposition()),
             Self::Source(error) => Self::of_ledger(error.disposition()),
+            Self::Webhook(error) => Self::of_ledger(error.disposition()),
             Self::Kafka(error) => match error.disposition() {
                 kafka::Disposition::Exit => StageDisposition::Exit,
                 kafka::Disposition::StandDown => StageDisposition::StandDown,
@@ -192,7 +196,21 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
             };
             stages.sinks.spawn(task, async move { Ok(kafka::run(sink).await?) });
         }
-        SinkKind::Webhook(_) => {}
+        SinkKind::Webhook(webhook) => {
+            let sink = webhook::WebhookSink {
+                name: name.clone(),
+                ownership: owner,
+                config: webhook.clone(),
+                start: config.start,
+                route,
+                feed,
+                deliveries: book.clone(),
+                book,
+                clock,
+                stop,
+            };
+            stages.sinks.spawn(task, async move { Ok(webhook::run(sink).await?) });
+        }
     }
 }
 

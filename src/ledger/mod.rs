@@ -20,6 +20,8 @@
 
 mod control;
 mod database;
+mod deliveries;
+mod deliveries_dead;
 mod dictionary;
 mod lease;
 mod more;
@@ -33,6 +35,7 @@ mod sinks;
 mod streams;
 mod wishes;
 
+pub use deliveries_dead::{DeadLetter, DeadLetters, FailedAttempt, WholeDeadLetter};
 pub use lease::{Held, Lease};
 pub use open::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 pub use recorder::Recorder;

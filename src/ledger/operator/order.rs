@@ -255,5 +255,7 @@ impl Ledger {
 async fn forget(session: &mut Session, sink: &SinkName) -> Result<(), sqlx::Error> {
     sqlx::query!("DELETE FROM sinks WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
     sqlx::query!("DELETE FROM dead_letters WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
+    // Its deliveries went with its row.
+    sqlx::query!("DELETE FROM attempts WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
     Ok(())
 }
