@@ -320,7 +320,8 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
         owner: Ownership,
         cursor: Seq,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
-    /// Carries out an operator's seek: the cursor is set to `cursor`, a skipped range becomes a gap of the sink.
+    /// Carries out the order in [`SinkRow::seek`]: the cursor is set to `cursor`, which is that seq, and a skipped range
+    /// becomes a gap of the sink. An order that changed meanwhile stays.
     fn sought(
         &self,
         sink: &SinkName,

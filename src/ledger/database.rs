@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Executor, PgConnection, PgPool, Postgres};
+use sqlx::{Executor, PgPool, Postgres};
+
+use super::statements::Statements;
 
 use crate::event::ports::LedgerError;
 use crate::event::{Seq, Shard};
@@ -34,7 +36,7 @@ impl Db {
         // A pooler gives every transaction another server connection: neither session settings nor named statements
         // survive, and it refuses start-up parameters that it does not know.
         let options = if pooler {
-            options.statement_cache_capacity(0).extra_float_digits(None)
+            options.extra_float_digits(None)
         } else {
             options.options([
                 ("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string()),
@@ -50,12 +52,12 @@ impl Db {
 
     /// A connection as it is; behind a pooler it takes nothing before a transaction is begun on it.
     pub(crate) async fn connection(&self) -> Result<Session, sqlx::Error> {
-        Ok(Session { connection: Some(self.pool.acquire().await?), in_transaction: false })
+        let connection: PoolConnection<Postgres> = self.pool.acquire().await?;
+        Ok(Session { connection: Some(Statements::over(connection, !self.pooler)), in_transaction: false })
     }
 
-    /// A connection for single statements, each of which is a transaction (but behind a pooler, where all are one).
-    ///
-    /// A statement that writes is run by `execute` or `fetch_all`: `fetch_one` returns with the row, before the commit.
+    /// A connection for single statements, each of which is a transaction; but behind a pooler, where all are one that
+    /// [`Session::done`] commits.
     pub(crate) async fn session(&self) -> Result<Session, sqlx::Error> {
         let mut session = self.connection().await?;
         if self.pooler {
@@ -100,7 +102,7 @@ impl Db {
 /// still be under way, or a transaction open, and a pool that waits for a silent server would run dry.
 #[derive(Debug)]
 pub(crate) struct Session {
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Statements>,
     in_transaction: bool,
 }
 
@@ -130,23 +132,23 @@ impl Session {
 }
 
 impl Deref for Session {
-    type Target = PgConnection;
+    type Target = Statements;
 
-    fn deref(&self) -> &PgConnection {
-        self.connection.as_deref().expect("only `done` takes it, and it takes self")
+    fn deref(&self) -> &Statements {
+        self.connection.as_ref().expect("only `done` takes it, and it takes self")
     }
 }
 
 impl DerefMut for Session {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_deref_mut().expect("only `done` takes it, and it takes self")
+    fn deref_mut(&mut self) -> &mut Statements {
+        self.connection.as_mut().expect("only `done` takes it, and it takes self")
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            drop(connection.detach());
+            connection.cut();
         }
     }
 }

@@ -18,11 +18,13 @@
 //! A COMMIT whose answer is lost is settled by reading the shard row again, whose lock waits for the old backend;
 //! applying a page again is always safe.
 
+mod backlog;
 mod control;
 mod database;
 mod deliveries;
 mod deliveries_dead;
 mod dictionary;
+mod house;
 mod lease;
 mod more;
 mod open;
@@ -32,9 +34,11 @@ mod read;
 mod recorder;
 mod resequenced;
 mod sinks;
+mod statements;
 mod streams;
 mod wishes;
 
+pub use backlog::Backlog;
 pub use deliveries_dead::{DeadLetter, DeadLetters, FailedAttempt, WholeDeadLetter};
 pub use lease::{Held, Lease};
 pub use open::{Database, Ledger, OpenDisposition, OpenError, newest_schema};

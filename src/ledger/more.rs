@@ -1,6 +1,6 @@
 //! What is rare in a commit and written beside the recording call, in its transaction: rejected elements, gaps, replays.
 
-use sqlx::PgConnection;
+use super::statements::Statements;
 use time::OffsetDateTime;
 
 use super::database::seq_to_db;
@@ -19,7 +19,7 @@ impl Draft {
     /// Writes it. The call has given the seqs.
     pub(crate) async fn write_more(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Statements,
         shard: i16,
         plan: &Plan<'_>,
         answer: &Answer,
@@ -53,7 +53,7 @@ impl Draft {
 
     async fn write_rejected(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Statements,
         shard: i16,
         at: OffsetDateTime,
     ) -> Result<(), sqlx::Error> {
@@ -101,7 +101,7 @@ impl Draft {
 }
 
 async fn write_gap(
-    connection: &mut PgConnection,
+    connection: &mut Statements,
     shard: i16,
     step: &Step,
     event_id: &str,

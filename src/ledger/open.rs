@@ -38,8 +38,6 @@ pub(crate) struct Inner {
     pub(crate) id: LedgerId,
     pub(crate) shards: u16,
     pub(crate) lease_ttl: Duration,
-    pub(crate) retention: Duration,
-    pub(crate) dedupe_window: Duration,
     pub(crate) dictionary: Dictionary,
 }
 
@@ -236,7 +234,7 @@ impl Database {
         bounded(doing, Duration::from_mins(10), async {
             let mut session = self.db.session().await.map_err(broken(doing))?;
             session.roll_back().await.map_err(broken(doing))?;
-            let mut transaction = session.begin().await.map_err(broken(doing))?;
+            let mut transaction = session.raw().begin().await.map_err(broken(doing))?;
             // A lock that ends with the transaction: an advisory one would outlive it behind a pooler.
             for statement in [
                 "SET LOCAL statement_timeout = 0",
@@ -298,14 +296,16 @@ impl Database {
             id: LedgerId(stored.id),
             shards,
             lease_ttl: config.lease_ttl,
-            retention: config.retention,
-            dedupe_window: config.dedupe_window,
             dictionary: Dictionary::default(),
         })))
     }
 }
 
-async fn make_shards(connection: &mut sqlx::PgConnection, id: LedgerId, shards: u16) -> Result<(), sqlx::Error> {
+async fn make_shards(
+    connection: &mut super::statements::Statements,
+    id: LedgerId,
+    shards: u16,
+) -> Result<(), sqlx::Error> {
     let chain = Chain::start(id).0;
     for shard in (0..shards).map(|shard| shard_to_db(Shard(shard))) {
         sqlx::query!("INSERT INTO shards (shard, chain) VALUES ($1, $2)", shard, &chain[..])

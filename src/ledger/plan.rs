@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
+use super::statements::Statements;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -288,11 +288,11 @@ impl<'d> Plan<'d> {
         plan
     }
 
-    /// Calls the recording function. Returns only when the transaction's end is known: `fetch_all` reads on to the
-    /// server's "ready", while `fetch_one` would return before the commit.
+    /// Calls the recording function. Without a transaction around it, it is one: the client reads on to the server's
+    /// "ready", which comes after the commit.
     pub(crate) async fn call(
         &self,
-        connection: &mut PgConnection,
+        connection: &mut Statements,
         owner: Ownership,
         head: Seq,
         chain: Chain,
@@ -337,7 +337,7 @@ impl<'d> Plan<'d> {
 }
 
 /// Whether PostgreSQL takes the content of these elements: a look, without a write.
-pub(crate) async fn accepts(connection: &mut PgConnection, elements: &[Element]) -> Result<(), sqlx::Error> {
+pub(crate) async fn accepts(connection: &mut Statements, elements: &[Element]) -> Result<(), sqlx::Error> {
     let columns = Columns::of(elements);
     sqlx::query!(
         "SELECT count(*) FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bytea[])",

@@ -33,7 +33,12 @@ struct Row {
 
 impl Ledger {
     /// The chain at `seq`, recomputed from the mark before it; none where what lies between is not kept.
-    async fn recompute(&self, session: &mut Session, shard: i16, seq: Seq) -> Result<Option<Chain>, LedgerError> {
+    pub(crate) async fn recompute(
+        &self,
+        session: &mut Session,
+        shard: i16,
+        seq: Seq,
+    ) -> Result<Option<Chain>, LedgerError> {
         let doing = "recomputing the chain";
         let Some(mark) = sqlx::query!(
             "SELECT seq, chain FROM chain_marks WHERE shard = $1 AND seq <= $2 ORDER BY seq DESC LIMIT 1",

@@ -139,7 +139,9 @@ impl SinkBook for Ledger {
                 write_gap(&mut session, sink, shard, skipped, GapReason::Sought, doing).await?;
             }
             sqlx::query!(
-                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(), seek_to = NULL, seek_reason = NULL
+                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(),
+                    seek_to = CASE WHEN seek_to = $3 THEN NULL ELSE seek_to END,
+                    seek_reason = CASE WHEN seek_to = $3 THEN NULL ELSE seek_reason END
                  WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard,
@@ -168,7 +170,7 @@ impl SinkBook for Ledger {
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
             own(&mut session, owner, doing).await?;
-            let written = sqlx::query!(
+            sqlx::query!(
                 "INSERT INTO dead_letters (sink, shard, seq, attempts, reason, expires_at,
                     account_id, type_id, occurred_at, content_hash, event_id, record_id, body)
                  SELECT $1, $2, e.seq, l.attempts, l.reason, clock_timestamp() + make_interval(days => $6),
@@ -187,9 +189,6 @@ impl SinkBook for Ledger {
             .await
             .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
-            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-            metrics::gauge!(crate::telemetry::metrics::DEAD_LETTERS, "sink" => sink.to_string())
-                .increment(written.rows_affected() as f64);
             Ok(())
         })
         .await

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use secrecy::SecretString;
 use sqlx::{Connection as _, PgConnection};
 use standpipe::config::{LedgerConfig, LedgerUrl, Secret};
 use standpipe::event::ports::{LedgerError, PageOutcome, Publish, StreamBook as _, Submission};
@@ -65,11 +64,9 @@ impl Shelf {
 
 pub struct World {
     pub url: String,
-    pub config: LedgerConfig,
     pub ledger: Ledger,
     pub held: Held,
     pub shelf: Shelf,
-    pub stop: CancellationToken,
     pages: mpsc::Sender<Submission>,
     task: JoinHandle<Result<(), LedgerError>>,
     capacity: Capacity,
@@ -86,11 +83,11 @@ impl World {
         let ledger = open(&config).await;
         let held =
             Lease::new(&ledger, standpipe::event::Shard(0), Uuid::new_v4()).try_acquire().await.unwrap().unwrap();
-        let (shelf, stop) = (Shelf::default(), CancellationToken::new());
+        let shelf = Shelf::default();
         let (pages, taken) = mpsc::channel(64);
         let recorder = Recorder::open(&ledger, held.ownership()).await.unwrap();
-        let task = tokio::spawn(recorder.run(taken, shelf.clone(), stop.clone()));
-        Self { url, config, ledger, held, shelf, stop, pages, task, capacity: Capacity::new(100_000, 1 << 30) }
+        let task = tokio::spawn(recorder.run(taken, shelf.clone(), CancellationToken::new()));
+        Self { url, ledger, held, shelf, pages, task, capacity: Capacity::new(100_000, 1 << 30) }
     }
 
     pub async fn sql(&self) -> PgConnection {
@@ -178,8 +175,4 @@ pub fn event(id: &str, content: &str) -> Event {
         content_hash: ContentHash::of("deal.updated", "1970-01-01T00:00:00Z", content.as_bytes(), b""),
         body: Bytes::from(format!("{{\"id\":{id:?},\"content\":{content:?}}}")),
     }
-}
-
-pub fn secret(url: &str) -> SecretString {
-    SecretString::from(url.to_owned())
 }
