@@ -27,6 +27,7 @@ use crate::sell::{SellError, Vendor};
 use crate::sink::{self, kafka};
 use crate::source::SourceStatus;
 use crate::telemetry::recorder::Recorder;
+use crate::telemetry::series;
 
 /// Brokers get this long even when the ledger took all of `startup_timeout`.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -119,6 +120,7 @@ impl RunError {
 pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunError> {
     let config = program.config.clone();
     let instance = Instance::take(&config.state_dir)?;
+    series::configured(&config);
     let health = Health::default();
     health.note("start", Readiness::Unready, "starting");
     let metrics_listener = listen("metrics_listen", config.server.metrics_listen).await?;

@@ -10,10 +10,12 @@ use serde::Serialize;
 
 use super::Ready;
 use crate::clock::Clock;
-use crate::config::{AccountConfig, Config, LedgerUrl};
-use crate::event::AccountName;
+use crate::config::{AccountConfig, Config, KafkaConfig, LedgerUrl, SinkKind};
+use crate::event::{AccountName, SinkName};
 use crate::ledger::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 use crate::sell;
+use crate::sink;
+use crate::sink::kafka::KafkaSinkError;
 use crate::telemetry::causes;
 
 /// No single question takes longer.
@@ -71,9 +73,14 @@ pub(super) async fn look(ready: &Ready) -> Vec<Finding> {
     let config = &ready.loaded.config;
     let clock = Clock::system();
     let accounts = join_all(config.accounts.iter().map(|(name, config)| account(name, config, &clock)));
-    let (ledger, accounts) = tokio::join!(ledger(config), accounts);
+    let sinks = join_all(config.sinks.iter().filter_map(|(name, sink)| match &sink.kind {
+        SinkKind::Kafka(kafka) => Some(kafka_sink(config, name, kafka)),
+        SinkKind::Webhook(_) => None,
+    }));
+    let (ledger, accounts, sinks) = tokio::join!(ledger(config), accounts, sinks);
     let mut findings = vec![state_dir(&config.state_dir), ledger];
     findings.extend(accounts);
+    findings.extend(sinks);
     findings
 }
 
@@ -124,6 +131,27 @@ async fn ledger(config: &Config) -> Finding {
         Ok(Ok(facts)) => Finding::good(what, facts),
         Ok(Err((state, error))) => Finding { state, ..Finding::out_of_reach(what, error) },
         Err(_) => Finding::out_of_reach(what, format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Whether the brokers answer, let it initialise transactions, and keep what is written to them.
+async fn kafka_sink(config: &Config, name: &SinkName, kafka: &KafkaConfig) -> Finding {
+    let what = format!("sink {name}");
+    // A topic that is a template is made, or looked at, when the first event names it.
+    let topics: Vec<String> = Some(kafka.topic.clone()).filter(|topic| !topic.contains('{')).into_iter().collect();
+    let asked = sink::kafka::check(name, &config.deployment, None, config.ledger.shards, kafka, &topics);
+    match tokio::time::timeout(2 * PATIENCE, asked).await {
+        Ok(Ok(checked)) => {
+            Finding { warnings: checked.warnings, ..Finding::good(what, vec![checked.guarantee, checked.settings]) }
+        }
+        Ok(Err(error)) => {
+            let state = match error {
+                KafkaSinkError::Kafka { .. } | KafkaSinkError::Hangs { .. } => State::OutOfReach,
+                _ => State::Wrong,
+            };
+            Finding { state, ..Finding::out_of_reach(what, causes(&error)) }
+        }
+        Err(_) => Finding::out_of_reach(what, format!("no answer within {} s", 2 * PATIENCE.as_secs())),
     }
 }
 

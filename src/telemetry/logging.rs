@@ -15,6 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+use super::json::JsonLines;
 use super::{otlp, trace};
 use crate::config::{LogFormat, TelemetryConfig};
 
@@ -116,11 +117,7 @@ where
 {
     // Complaints about a closed stderr would go to stderr, and panic.
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(ansi).log_internal_errors(false);
-    if json {
-        layer.json().flatten_event(true).with_current_span(false).with_span_list(true).boxed()
-    } else {
-        layer.boxed()
-    }
+    if json { layer.json().event_format(JsonLines).boxed() } else { layer.boxed() }
 }
 
 #[cfg(test)]
@@ -169,6 +166,29 @@ mod tests {
         assert_eq!(line["message"], "the source\ndid not answer");
         assert_eq!(line["spans"][0]["stream"], "deals");
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{out}");
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_and_no_field_hides_what_is_ours() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the page was not recorded")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("the disk is full"));
+        let out = logged(true, || {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                level = "mine",
+                seconds = 1.5,
+                "outside of a span"
+            );
+        });
+        let line: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(line["error"], "the page was not recorded: the disk is full");
+        assert_eq!((&line["level"], &line["level_"]), (&"ERROR".into(), &"mine".into()));
+        assert_eq!(line["seconds"], 1.5);
+        assert!(line.get("spans").is_none());
+        let out = logged(false, || tracing::error!(error = &error as &dyn std::error::Error, "no"));
+        assert!(out.contains("the disk is full"), "{out}");
     }
 
     #[test]

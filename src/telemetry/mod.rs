@@ -1,5 +1,6 @@
 //! Metrics, logs and traces.
 
+mod json;
 pub mod logging;
 pub mod metrics;
 mod otlp;
