@@ -117,11 +117,11 @@ impl Vendor {
 
     fn admit(&self, headers: &HeaderMap) -> Option<Response> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let mut sell = self.sell();
+        let mut state = self.sell();
         let token = text(header::AUTHORIZATION).trim_start_matches("Bearer ").to_owned();
-        sell.tokens.push(token.clone());
-        sell.user_agents.push(text(header::USER_AGENT));
-        (token != sell.token).then(|| (StatusCode::UNAUTHORIZED, "who are you?").into_response())
+        state.tokens.push(token.clone());
+        state.user_agents.push(text(header::USER_AGENT));
+        (token != state.token).then(|| (StatusCode::UNAUTHORIZED, "who are you?").into_response())
     }
 }
 
@@ -199,7 +199,10 @@ async fn poll(vendor: Vendor, stream: String, Query(query): Queried, headers: He
     };
     let from: usize = match query["position"].as_str() {
         "tail" => 0,
-        opaque => opaque.strip_prefix("at/").and_then(|rest| rest.strip_suffix("+=")).unwrap().parse().unwrap(),
+        opaque => {
+            let inner = opaque.strip_prefix("at/").and_then(|rest| rest.strip_suffix("+=")).unwrap();
+            inner.split('~').next().unwrap().parse().unwrap()
+        }
     };
     if let Some(answer) = refusal(&vendor, fault, &stream) {
         return answer;
@@ -207,7 +210,8 @@ async fn poll(vendor: Vendor, stream: String, Query(query): Queried, headers: He
     if fault == Some(Fault::Slow) || (from >= events && wait > 0) {
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    page(dialect, &stream, from, limit, events, fault)
+    let steps = vendor.sell().polls.len();
+    page(dialect, &stream, (from, limit, steps), events, fault)
 }
 
 /// Faults that are not pages at all.
@@ -240,7 +244,13 @@ fn refusal(vendor: &Vendor, fault: Option<Fault>, stream: &str) -> Option<Respon
     })
 }
 
-fn page(dialect: Dialect, stream: &str, from: usize, limit: usize, events: usize, fault: Option<Fault>) -> Response {
+fn page(
+    dialect: Dialect,
+    stream: &str,
+    (from, limit, steps): (usize, usize, usize),
+    events: usize,
+    fault: Option<Fault>,
+) -> Response {
     let resource = stream.trim_end_matches('s');
     let mut until = events.min(from + limit);
     let mut first = from;
@@ -255,12 +265,13 @@ fn page(dialect: Dialect, stream: &str, from: usize, limit: usize, events: usize
         Some(Fault::Malformed) => items.insert(0, b"{\"id\":\"bad\",\"type\":}".to_vec()),
         Some(Fault::BadUtf8) => items.insert(0, b"{\"id\":\"\xff\xfe\"}".to_vec()),
         Some(Fault::Nul) => {
-            items.insert(0, item(dialect, resource, 0).replace("id\":\"", "id\":\"\\u0000").into_bytes())
+            items.insert(0, item(dialect, resource, 0).replace("id\":\"", "id\":\"\\u0000").into_bytes());
         }
         _ => {}
     }
     let top = until >= events && !matches!(fault, Some(Fault::EmptyPage | Fault::Standing));
-    let meta = format!(r#"],"meta":{{"position":"at/{until}+=","top":{top}}}}}"#);
+    let moved = if fault == Some(Fault::EmptyPage) { format!("~{steps}") } else { String::new() };
+    let meta = format!(r#"],"meta":{{"position":"at/{until}{moved}+=","top":{top}}}}}"#);
     let mut body = [&b"{\"items\":["[..], &items.join(&b","[..]), meta.as_bytes()].concat();
     if fault == Some(Fault::Truncate) {
         body.truncate(body.len() / 2);
