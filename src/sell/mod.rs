@@ -9,6 +9,8 @@ mod check;
 mod client;
 mod error;
 mod firehose;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 pub use budget::{Budget, Limits, Priority, Slot};

@@ -267,7 +267,6 @@ impl<B: StreamBook> Supervisor<B> {
             backoff: Backoff::new(first, most),
             rng: rng(self.seed, &key.to_string()),
             at_top: false,
-            submitted: Instant::now(),
             missed: false,
             shared: shared.clone(),
         };

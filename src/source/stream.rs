@@ -17,8 +17,6 @@ use crate::telemetry::causes;
 
 /// Pages on their way to the ledger, at most: one commits while the next one is fetched and lined up behind it.
 const DEPTH: usize = 2;
-/// A position that did not move is committed again this often, so that its age stays the age of what was said last.
-const FRESHEN: Duration = Duration::from_mins(10);
 /// How much of a page that cannot be read is kept.
 const KEPT_BYTES: usize = 1024 * 1024;
 /// How much of the vendor's words a gap keeps.
@@ -33,8 +31,6 @@ pub(super) struct Stream<B> {
     pub rng: StdRng,
     /// Whether the last page said `top`.
     pub at_top: bool,
-    /// When a page was last submitted.
-    pub submitted: Instant,
     /// Whether the vendor answered 404 to the subscription that was just made.
     pub missed: bool,
 }
@@ -109,9 +105,9 @@ impl<B: StreamBook> Stream<B> {
             gap: None,
             fetched_at: at,
         };
-        // INV-4: a moved position is committed, whether or not there are events. One that stands is, for its age.
+        // INV-4: a moved position is committed, whether or not there are events.
         let empty = page.events.is_empty() && page.rejected.is_empty();
-        if !(stands && empty && top == self.at_top && self.submitted.elapsed() < FRESHEN) {
+        if !(stands && empty && top == self.at_top) {
             self.submit(page, room).await?;
         }
         self.at_top = top;
@@ -164,7 +160,6 @@ impl<B: StreamBook> Stream<B> {
         sent.map_err(|_| Interrupt::Failed(SourceError::RecorderGone))?;
         self.track.next = inflight.to.clone();
         self.track.inflight.push_back(inflight);
-        self.submitted = Instant::now();
         Ok(())
     }
 
