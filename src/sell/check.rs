@@ -120,7 +120,14 @@ async fn look(
 async fn check_live(vendor: &Vendor, config: &AccountConfig, report: &mut CheckReport) -> Result<(), SellError> {
     report.streams = wire::LIVE_STREAMS.map(str::to_owned).to_vec();
     let first = config.streams.iter().find(|name| *name != "*").map_or("deals", String::as_str);
-    let poll = Poll { dialect: Dialect::Live, path: first, position: &Position::top(), limit: 1, wait: Duration::ZERO };
+    let poll = Poll {
+        dialect: Dialect::Live,
+        path: first,
+        position: &Position::top(),
+        limit: 1,
+        most: u64::MAX,
+        wait: Duration::ZERO,
+    };
     let slot = vendor.budget().take(Priority::Firehose).await;
     if let Ok(told) = tokio::time::timeout(PATIENCE, vendor.poll(poll, slot)).await {
         drop(told?);

@@ -37,6 +37,8 @@ pub struct Poll<'a> {
     pub position: &'a Position,
     /// How many events at most.
     pub limit: u16,
+    /// How many bytes of the answer are read, at most; never more than `max_page_bytes`.
+    pub most: u64,
     /// How long the vendor may hold the answer back until there is something; the reference dialect alone does.
     pub wait: Duration,
 }
@@ -89,7 +91,7 @@ impl Vendor {
             query: &query,
             body: None,
             timeout: REQUEST_TIMEOUT + poll.wait,
-            most: self.max_page_bytes(),
+            most: poll.most.min(self.max_page_bytes()),
         };
         Ok(self.call_with(&call, slot).await?.body)
     }

@@ -234,7 +234,14 @@ async fn no_more_of_an_answer_is_read_than_the_bound() {
         .await;
     let vendor = scene.vendor(Auth::Token(Secret::value("t")));
     let position = Position::from("a+b/c=");
-    let poll = Poll { dialect: Dialect::Live, path: "deals", position: &position, limit: 999, wait: Duration::ZERO };
+    let poll = Poll {
+        dialect: Dialect::Live,
+        path: "deals",
+        position: &position,
+        limit: 999,
+        most: u64::MAX,
+        wait: Duration::ZERO,
+    };
     let slot = vendor.budget().take(Priority::Firehose).await;
     let error = vendor.poll(poll, slot).await.expect_err("too long");
     assert!(matches!(&error, SellError::Oversize { most: 4_096, excerpt } if excerpt.len() == 200), "{error:?}");

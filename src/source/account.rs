@@ -343,8 +343,9 @@ impl<B: StreamBook> Supervisor<B> {
 
     fn ended(&self, ended: Result<Ended, JoinError>) -> Result<(), SourceError> {
         match ended {
+            // Who stops all parts of a shard at once may end the recorder first.
+            Ok(_) if self.stop.is_cancelled() => Ok(()),
             Ok((_, Err(error))) => Err(error),
-            Ok((_, Ok(()))) if self.stop.is_cancelled() => Ok(()),
             Ok((task, Ok(()))) => Err(SourceError::Task { task, why: "it was not asked to".to_owned() }),
             Err(error) => Err(SourceError::Task { task: "a stream".to_owned(), why: error.to_string() }),
         }

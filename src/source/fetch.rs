@@ -18,6 +18,8 @@ const LONG_POLL: Duration = Duration::from_secs(20);
 const WAITING_LIMIT: u16 = 100;
 /// The size that events are expected to have before any was seen, in bytes.
 const EVENT_BYTES: u64 = 2_048;
+/// Room for a page is never less than this, in bytes.
+const LEAST_BYTES: u64 = 64 * 1024;
 /// So many good pages in a row let a lowered limit double.
 const GOOD_PAGES: u32 = 8;
 /// So many equal failures at limit 1 make a stream stuck.
@@ -53,7 +55,7 @@ pub(super) struct Fetched {
 pub(super) enum NoPage {
     /// The vendor gave none.
     Sell(SellError),
-    /// It is larger than the room that was taken for it, and no more room is free: fetch it again with enough.
+    /// It is larger than the room that was taken for it: fetch it again with more.
     Crowded,
 }
 
@@ -68,8 +70,8 @@ impl<B: StreamBook> Fetcher<B> {
         self.subscription.take().is_some()
     }
 
-    /// The page after `position`. Room for it is taken before the vendor is asked (INV-11). With `wait` the vendor
-    /// may hold the answer back until there is something.
+    /// The page after `position`. Room for it is taken before the vendor is asked, and no more is read than there is
+    /// room for (INV-11). With `wait` the vendor may hold the answer back until there is something.
     pub async fn fetch(&mut self, position: &Position, wait: bool) -> Result<Fetched, NoPage> {
         let shared = self.shared.clone();
         let pass = shared.gate.pass().await;
@@ -79,11 +81,18 @@ impl<B: StreamBook> Fetcher<B> {
             shared.judge(pass, Some(&error));
             return Err(NoPage::Sell(error));
         }
-        let (mut room, slot) = shared.room_and_slot(limit.into(), u64::from(limit) * self.event_bytes).await;
+        let most = (u64::from(limit) * self.event_bytes).max(LEAST_BYTES).min(shared.config.max_page_bytes);
+        let (mut room, slot) = shared.room_and_slot(limit.into(), most).await;
         let asked = Instant::now();
-        let told = self.ask(position, limit, if wait { LONG_POLL } else { Duration::ZERO }, slot).await;
+        let told = self.ask(position, (limit, most), if wait { LONG_POLL } else { Duration::ZERO }, slot).await;
         shared.judge(pass, told.as_ref().err());
-        let content = told.map_err(NoPage::Sell)?;
+        let content = match told {
+            Err(SellError::Oversize { .. }) if most < shared.config.max_page_bytes => {
+                self.event_bytes = most.saturating_mul(4) / u64::from(limit);
+                return Err(NoPage::Crowded);
+            }
+            told => told.map_err(NoPage::Sell)?,
+        };
         let bytes = content.bytes();
         if !content.events.is_empty() {
             // The dearest page of late counts, so that growth stays the exception.
@@ -98,14 +107,20 @@ impl<B: StreamBook> Fetcher<B> {
         Ok(Fetched { content, room, at: shared.clock.now(), waited })
     }
 
-    async fn ask(&self, position: &Position, limit: u16, wait: Duration, slot: Slot) -> Result<PageContent, SellError> {
+    async fn ask(
+        &self,
+        position: &Position,
+        (limit, most): (u16, u64),
+        wait: Duration,
+        slot: Slot,
+    ) -> Result<PageContent, SellError> {
         let shared = &self.shared;
         let (path, position) = match &self.subscription {
             Some(held) if is_word(position) => (held.got.stream_id.as_str(), &held.got.position),
             Some(held) => (held.got.stream_id.as_str(), position),
             None => (self.key.stream.as_str(), position),
         };
-        let poll = Poll { dialect: shared.dialect, path, position, limit, wait };
+        let poll = Poll { dialect: shared.dialect, path, position, limit, most, wait };
         let body = shared.vendor.poll(poll, slot).await?;
         let of = PageOf {
             account: &self.key.account,

@@ -172,7 +172,7 @@ impl<B: StreamBook> Stream<B> {
         }
         let pace = self.shared.pace;
         match error.disposition() {
-            SellDisposition::Retry(asked) => self.back_off(&error, asked).await,
+            SellDisposition::Retry(asked) => self.back_off(error, asked).await,
             // The account's gate makes everyone wait and says so.
             SellDisposition::Unauthorized => Ok(()),
             SellDisposition::Forbidden => {
@@ -189,8 +189,10 @@ impl<B: StreamBook> Stream<B> {
         }
     }
 
-    async fn back_off(&mut self, error: &SellError, asked: Option<Duration>) -> Result<(), Interrupt> {
-        self.note_failure(error);
+    async fn back_off(&mut self, error: SellError, asked: Option<Duration>) -> Result<(), Interrupt> {
+        self.note_failure(&error);
+        // It may hold a whole answer, which must not outlive the room that it was fetched into by a wait.
+        drop(error);
         let wait = self.backoff.next(asked, &mut self.rng);
         self.track.pause(wait).await
     }
@@ -221,7 +223,7 @@ impl<B: StreamBook> Stream<B> {
         self.track.settle_down_to(0).await?;
         if position == Position::tail() {
             self.fetcher.forget_subscription();
-            return self.back_off(&error, None).await;
+            return self.back_off(error, None).await;
         }
         let mut detail = causes(&error);
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
@@ -269,7 +271,7 @@ impl<B: StreamBook> Stream<B> {
             self.track.set_state(StreamState::Stuck, &causes(&error)).await;
             self.keep(position, &error).await?;
         }
-        self.back_off(&error, None).await
+        self.back_off(error, None).await
     }
 
     /// Keeps the bytes of a page that cannot be read among what was rejected; the position stays.

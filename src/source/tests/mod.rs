@@ -78,7 +78,7 @@ impl Setting {
             on_gap: self.on_gap,
             poll_interval: Duration::from_millis(20),
             page_limit: PAGE,
-            max_page_bytes: 100_000,
+            max_page_bytes: 150_000,
             requests_per_minute: Some(60_000),
             requests_per_hour: Some(1_000_000),
         };
@@ -222,10 +222,8 @@ async fn the_moved_position_of_an_empty_page_is_committed() {
         setting.faults = vec![Fault::EmptyPage; 12];
         let scene = setting.start().await;
         scene.all_of("deal", 95).await;
-        let ledger = scene.twin.look();
-        let moved = ledger.committed.iter().filter(|(_, position)| position.as_str().contains('~')).count();
-        assert_eq!(moved, 12, "every one of them");
-        drop(ledger);
+        let is_moved = |(_, position): &&(StreamKey, Position)| position.as_str().contains('~');
+        assert_eq!(scene.twin.look().committed.iter().filter(is_moved).count(), 12, "every one of them");
         scene.end().await;
     }
 }
@@ -371,6 +369,17 @@ async fn nothing_is_polled_without_room() {
     scene.recording.send_replace(true);
     scene.all_of("deal", 95).await;
     scene.all_of("lead", 7).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_page_larger_than_its_room_is_fetched_again_with_more() {
+    // INV-11
+    let setting = Setting::of(Dialect::Live);
+    let scene = setting.start().await;
+    scene.vendor.sell().padding = 12_000;
+    scene.all_of("deal", 95).await;
+    assert!(scene.vendor.sell().polls.iter().all(|(_, limit, _)| *limit == 10), "that is no failure");
     scene.end().await;
 }
 

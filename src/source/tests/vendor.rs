@@ -76,6 +76,8 @@ pub struct Sell {
     /// What every poll of `deals` meets.
     pub always: Option<Fault>,
     pub token: String,
+    /// What every record holds beside its id and number, in bytes.
+    pub padding: usize,
     pub subscribed: BTreeMap<String, String>,
     /// Every poll: stream, limit, wait.
     pub polls: Vec<(String, usize, u64)>,
@@ -93,6 +95,7 @@ impl Vendor {
             faults: VecDeque::new(),
             always: None,
             token: "good".to_owned(),
+            padding: 0,
             subscribed: BTreeMap::new(),
             polls: Vec::new(),
             tokens: Vec::new(),
@@ -190,12 +193,12 @@ async fn poll(vendor: Vendor, stream: String, Query(query): Queried, headers: He
     }
     let limit: usize = query["limit"].parse().unwrap();
     let wait: u64 = query.get("wait").map_or(0, |wait| wait.parse().unwrap());
-    let (fault, dialect, events) = {
+    let (fault, events) = {
         let mut sell = vendor.sell();
         sell.polls.push((stream.clone(), limit, wait));
         let fault = if stream == "deals" { sell.faults.pop_front().or(sell.always) } else { None };
         let Some(events) = sell.streams.get(&stream).copied() else { return StatusCode::NOT_FOUND.into_response() };
-        (fault, sell.dialect, events)
+        (fault, events)
     };
     let from: usize = match query["position"].as_str() {
         "tail" => 0,
@@ -210,8 +213,7 @@ async fn poll(vendor: Vendor, stream: String, Query(query): Queried, headers: He
     if fault == Some(Fault::Slow) || (from >= events && wait > 0) {
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    let steps = vendor.sell().polls.len();
-    page(dialect, &stream, (from, limit, steps), events, fault)
+    page(&vendor.sell(), &stream, (from, limit), events, fault)
 }
 
 /// Faults that are not pages at all.
@@ -244,13 +246,7 @@ fn refusal(vendor: &Vendor, fault: Option<Fault>, stream: &str) -> Option<Respon
     })
 }
 
-fn page(
-    dialect: Dialect,
-    stream: &str,
-    (from, limit, steps): (usize, usize, usize),
-    events: usize,
-    fault: Option<Fault>,
-) -> Response {
+fn page(sell: &Sell, stream: &str, (from, limit): (usize, usize), events: usize, fault: Option<Fault>) -> Response {
     let resource = stream.trim_end_matches('s');
     let mut until = events.min(from + limit);
     let mut first = from;
@@ -260,17 +256,17 @@ fn page(
         Some(Fault::Duplicate) => first = from.saturating_sub(3),
         _ => {}
     }
-    let mut items: Vec<Vec<u8>> = (first..until).map(|at| item(dialect, resource, at).into_bytes()).collect();
+    let mut items: Vec<Vec<u8>> = (first..until).map(|at| item(sell, resource, at).into_bytes()).collect();
     match fault {
         Some(Fault::Malformed) => items.insert(0, b"{\"id\":\"bad\",\"type\":}".to_vec()),
         Some(Fault::BadUtf8) => items.insert(0, b"{\"id\":\"\xff\xfe\"}".to_vec()),
         Some(Fault::Nul) => {
-            items.insert(0, item(dialect, resource, 0).replace("id\":\"", "id\":\"\\u0000").into_bytes());
+            items.insert(0, item(sell, resource, 0).replace("id\":\"", "id\":\"\\u0000").into_bytes());
         }
         _ => {}
     }
     let top = until >= events && !matches!(fault, Some(Fault::EmptyPage | Fault::Standing));
-    let moved = if fault == Some(Fault::EmptyPage) { format!("~{steps}") } else { String::new() };
+    let moved = if fault == Some(Fault::EmptyPage) { format!("~{}", sell.polls.len()) } else { String::new() };
     let meta = format!(r#"],"meta":{{"position":"at/{until}{moved}+=","top":{top}}}}}"#);
     let mut body = [&b"{\"items\":["[..], &items.join(&b","[..]), meta.as_bytes()].concat();
     if fault == Some(Fault::Truncate) {
@@ -280,14 +276,14 @@ fn page(
 }
 
 /// Event number `at` of a stream; three records take turns.
-fn item(dialect: Dialect, resource: &str, at: usize) -> String {
-    let record = at % 3;
-    match dialect {
+fn item(sell: &Sell, resource: &str, at: usize) -> String {
+    let (record, padding) = (at % 3, "x".repeat(sell.padding));
+    match sell.dialect {
         Dialect::Reference => format!(
-            r#"{{"id":"{resource}-{at}","type":"{resource}.updated","timestamp":"2024-02-14T10:30:00Z","data":{{"{resource}":{{"id":{record},"n":{at}}}}},"meta":{{"sequence":{at}}}}}"#
+            r#"{{"id":"{resource}-{at}","type":"{resource}.updated","timestamp":"2024-02-14T10:30:00Z","data":{{"{resource}":{{"id":{record},"n":{at},"p":"{padding}"}}}},"meta":{{"sequence":{at}}}}}"#
         ),
         Dialect::Live => format!(
-            r#"{{"data":{{"id":{record},"n":{at}}},"meta":{{"event_id":"{resource}-{at}","event_type":"updated","event_time":"2024-02-14T10:30:00Z","sequence":{at},"type":"{resource}"}}}}"#
+            r#"{{"data":{{"id":{record},"n":{at},"p":"{padding}"}},"meta":{{"event_id":"{resource}-{at}","event_type":"updated","event_time":"2024-02-14T10:30:00Z","sequence":{at},"type":"{resource}"}}}}"#
         ),
     }
 }
