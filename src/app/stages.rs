@@ -99,6 +99,8 @@ struct Stages {
     sinks: Tasks<StageError>,
     stop_sources: CancellationToken,
     stop_rest: CancellationToken,
+    // A source takes the end of this for the end of its shard.
+    _backlog_full: watch::Sender<bool>,
 }
 
 /// Runs the stages until `stop`, or until one of them ends on its own.
@@ -130,13 +132,14 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
     let fanout = Fanout::new(owner.shard, recorder.head().0);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
     let (pages, incoming) = mpsc::channel(MAX_PAGES);
-    let (_backlog_full, backlog_watch) = watch::channel(false);
+    let (backlog_full, backlog_watch) = watch::channel(false);
     let mut stages = Stages {
         sources: Tasks::default(),
         recorder: Tasks::default(),
         sinks: Tasks::default(),
         stop_sources: CancellationToken::new(),
         stop_rest: CancellationToken::new(),
+        _backlog_full: backlog_full,
     };
     for name in config.sinks.keys() {
         spawn_sink(&mut stages, shared, owner, name, &fanout);

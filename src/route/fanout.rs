@@ -178,7 +178,8 @@ impl<R: ReadLedger> Feed for SinkFeed<R> {
                 return Ok(Arc::new(batch));
             }
             if self.head.changed().await.is_err() {
-                return Err(unavailable(format!("the recorder of shard {} has stopped", self.shard)));
+                // The recorder has ended, so there is nothing more to come. Who ended it ends the sink, too.
+                return std::future::pending().await;
             }
         }
     }
