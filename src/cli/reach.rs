@@ -10,12 +10,13 @@ use serde::Serialize;
 
 use super::Ready;
 use crate::clock::Clock;
-use crate::config::{AccountConfig, Config, KafkaConfig, LedgerUrl, SinkKind};
+use crate::config::{AccountConfig, Config, KafkaConfig, LedgerUrl, SinkKind, WebhookConfig};
 use crate::event::{AccountName, SinkName};
 use crate::ledger::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 use crate::sell;
 use crate::sink;
 use crate::sink::kafka::KafkaSinkError;
+use crate::sink::webhook::CheckError;
 use crate::telemetry::causes;
 
 /// No single question takes longer.
@@ -73,9 +74,9 @@ pub(super) async fn look(ready: &Ready) -> Vec<Finding> {
     let config = &ready.loaded.config;
     let clock = Clock::system();
     let accounts = join_all(config.accounts.iter().map(|(name, config)| account(name, config, &clock)));
-    let sinks = join_all(config.sinks.iter().filter_map(|(name, sink)| match &sink.kind {
-        SinkKind::Kafka(kafka) => Some(kafka_sink(config, name, kafka)),
-        SinkKind::Webhook(_) => None,
+    let sinks = join_all(config.sinks.iter().map(async |(name, sink)| match &sink.kind {
+        SinkKind::Kafka(kafka) => kafka_sink(config, name, kafka).await,
+        SinkKind::Webhook(webhook) => webhook_sink(name, webhook).await,
     }));
     let (ledger, accounts, sinks) = tokio::join!(ledger(config), accounts, sinks);
     let mut findings = vec![state_dir(&config.state_dir), ledger];
@@ -152,6 +153,27 @@ async fn kafka_sink(config: &Config, name: &SinkName, kafka: &KafkaConfig) -> Fi
             Finding { state, ..Finding::out_of_reach(what, causes(&error)) }
         }
         Err(_) => Finding::out_of_reach(what, format!("no answer within {} s", 2 * PATIENCE.as_secs())),
+    }
+}
+
+/// Whether the endpoint's host answers at an address that the guard lets through. No request is made: a receiver would
+/// take it for an event.
+async fn webhook_sink(name: &SinkName, webhook: &WebhookConfig) -> Finding {
+    let what = format!("sink {name}");
+    match tokio::time::timeout(PATIENCE, sink::webhook::check(webhook)).await {
+        Ok(Ok(checked)) => {
+            let mut facts = vec![format!("{} answers at {}", checked.host, checked.address)];
+            facts.extend(checked.public_key.map(|key| format!("public key for receivers: {key}")));
+            Finding::good(what, facts)
+        }
+        Ok(Err(error)) => {
+            let state = match error {
+                CheckError::Unreachable { .. } => State::OutOfReach,
+                CheckError::Endpoint(_) | CheckError::Refused(_) => State::Wrong,
+            };
+            Finding { state, ..Finding::out_of_reach(what, causes(&error)) }
+        }
+        Err(_) => Finding::out_of_reach(what, format!("no answer within {} s", PATIENCE.as_secs())),
     }
 }
 

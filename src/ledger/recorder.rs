@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{Instrument as _, debug, info_span, warn};
 
 use super::database::{Session, failed, is_data_exception, seq_from_db, shard_to_db, within};
 use super::open::Ledger;
@@ -126,7 +126,9 @@ impl Recorder {
             }
             let waiting = self.gather(first, &mut pages, &mut draft).await?;
             if !draft.steps.is_empty() || !draft.elements.is_empty() {
-                self.commit(draft, waiting, &publish).await?;
+                let (pages, events) = (waiting.len(), draft.elements.len());
+                let span = info_span!(parent: None, "record", shard = %self.owner.shard, pages, events);
+                self.commit(draft, waiting, &publish).instrument(span).await?;
             }
         }
     }

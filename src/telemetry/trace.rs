@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::event::Recorded;
-
 /// Whether spans go to a collector.
 static SENT: AtomicBool = AtomicBool::new(false);
 
@@ -14,11 +12,11 @@ pub(super) fn set_sent(sent: bool) {
     SENT.store(sent, Ordering::Relaxed);
 }
 
-/// Makes a span part of the event's trace, as a child of the span that its `traceparent` names. Does nothing, at the
+/// Makes a span part of an event's trace, as a child of the span that its `traceparent` names. Does nothing, at the
 /// price of one load, where no collector is configured.
-pub fn adopt(span: &tracing::Span, event: &Recorded) {
+pub fn adopt(span: &tracing::Span, traceparent: &str) {
     if SENT.load(Ordering::Relaxed)
-        && let Some(context) = context(&event.traceparent())
+        && let Some(context) = context(traceparent)
     {
         // Refused only where the span has begun already or is filtered out: it stays as it is.
         drop(span.set_parent(opentelemetry::Context::new().with_remote_span_context(context)));

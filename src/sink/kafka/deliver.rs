@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::{Instrument as _, info_span};
 
 use super::cluster::{Cluster, Committed, Transactions};
 use super::draft::{Draft, Means, entry};
@@ -191,7 +192,15 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
         }
         let sent = self.draft.messages.iter().map(|message| message.event().seq).collect();
         let transaction = self.draft.transaction(&self.session.settings);
-        let outcome = Box::pin(self.producer.submit(transaction));
+        let span = info_span!(
+            parent: None,
+            "transaction",
+            sink = %self.session.sink,
+            shard = %self.session.owner.shard,
+            events = self.draft.messages.len(),
+            to = %self.draft.place.seq
+        );
+        let outcome = Box::pin(self.producer.submit(transaction).instrument(span));
         let next = Draft::new(self.draft.place.clone());
         let draft = std::mem::replace(&mut self.draft, next);
         self.in_flight = Some(InFlight { outcome, draft, recorded, sent });
