@@ -5,6 +5,7 @@
 //! ends all of that shard's stages, and they start again from the ledger. A stop ends the stages in the data's order,
 //! within one deadline, and names who was late.
 
+mod backlog;
 pub mod health;
 pub mod instance;
 mod looks;

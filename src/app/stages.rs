@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::looks;
 use super::shard::Shared;
 use super::tasks::{Ended, Tasks};
+use super::{backlog, looks};
 use crate::config::SinkKind;
 use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
 use crate::event::{Capacity, SinkName};
@@ -149,7 +149,12 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
         async move { Ok(recorder.run(incoming, fanout, stop).await?) }
     });
     stages.sinks.spawn("looks", looks::run(shared.clone(), owner.shard, stages.stop_rest.clone()));
-    // BACKLOG
+    stages.sinks.spawn("backlog", backlog::run(shared.clone(), owner, backlog_full, stages.stop_rest.clone()));
+    stages.sinks.spawn("house", {
+        let (ledger, config, stop) = (shared.ledger.clone(), config.clone(), stages.stop_rest.clone());
+        let sinks: Vec<SinkName> = config.sinks.keys().cloned().collect();
+        async move { Ok(ledger.keep_house(owner, &config.ledger, &sinks, stop).await?) }
+    });
     for (account, vendor) in shared.vendors.iter() {
         if shared.ledger.shard_of(account).await? != owner.shard {
             continue;

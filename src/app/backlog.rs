@@ -1,0 +1,119 @@
+//! The ledger's own bound: past `max_backlog` the sources pause, loudly; when Sell's history is about to run out, the
+//! sink that holds the backlog is cut off instead, so that it costs the others nothing (INV-14, INV-15).
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::shard::Shared;
+use super::stages::StageError;
+use crate::event::SinkName;
+use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
+use crate::ledger::Backlog;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// The sources go on when the backlog has shrunk to this part of its bound: they must not stop and start at each page.
+const GO_ON_AT: f64 = 0.9;
+/// How often a pause that lasts is told again.
+const REMIND: Duration = Duration::from_mins(1);
+
+/// Watches the backlog of a shard and tells its sources through `full`.
+pub(super) async fn run(
+    of: Shared,
+    owner: Ownership,
+    full: watch::Sender<bool>,
+    stop: CancellationToken,
+) -> Result<(), StageError> {
+    let sinks: Vec<SinkName> = of.config.sinks.keys().cloned().collect();
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told: Option<Instant> = None;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let Some(backlog) = looked(of.ledger.backlog(owner.shard, &sinks).await)? else { continue };
+        let is_full = is_full(*full.borrow(), backlog.bytes, of.config.ledger.max_backlog);
+        if full.send_replace(is_full) && !is_full {
+            tracing::info!(shard = %owner.shard, bytes = backlog.bytes, "the backlog has shrunk: the sources go on");
+            told = None;
+        }
+        if !is_full {
+            continue;
+        }
+        let headroom = headroom(&of, owner).await;
+        if told.is_none_or(|at| at.elapsed() >= REMIND) {
+            told = Some(Instant::now());
+            tell(&of, owner, &backlog, headroom);
+        }
+        if headroom.is_some_and(|left| left < of.config.ledger.backlog_hold)
+            && let Some(holder) = &backlog.holder
+            && let Some(Some((from, to))) = looked(of.ledger.cut_off(owner, holder).await)?
+        {
+            tracing::error!(
+                shard = %owner.shard, sink = %holder, %from, %to,
+                "the sink held the backlog while the source's history ran out: it is cut off, and its gap is recorded; \
+                 `standpipe events replay` can send what the ledger still keeps"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_full(was: bool, bytes: u64, most: u64) -> bool {
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let part = bytes as f64 / most as f64;
+    part > if was { GO_ON_AT } else { 1.0 }
+}
+
+fn tell(of: &Shared, owner: Ownership, backlog: &Backlog, headroom: Option<Duration>) {
+    let left = headroom.map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string());
+    tracing::error!(
+        shard = %owner.shard,
+        bytes = backlog.bytes,
+        max_backlog = of.config.ledger.max_backlog,
+        sink = backlog.holder.as_ref().map(SinkName::as_str),
+        headroom = left,
+        "the backlog is full: the sources pause until the sink that holds it has taken some"
+    );
+}
+
+/// A lost lease ends the watch; a ledger that is out of reach is told by those who cannot work without it.
+fn looked<T>(answer: Result<T, LedgerError>) -> Result<Option<T>, StageError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.disposition() == LedgerDisposition::StandDown => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot look at the backlog");
+            Ok(None)
+        }
+    }
+}
+
+/// The time until the first stream of this shard falls out of its source's history; none where nothing is known.
+async fn headroom(of: &Shared, owner: Ownership) -> Option<Duration> {
+    let mut least: Option<Duration> = None;
+    for (account, config) in &of.config.accounts {
+        if of.ledger.shard_of(account).await.ok()? != owner.shard {
+            continue;
+        }
+        let Some(status) = of.sources.account(account) else { continue };
+        for stream in status.streams.values() {
+            let left = stream.headroom.min(config.history);
+            least = Some(least.map_or(left, |least| least.min(left)));
+        }
+    }
+    least
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_full;
+
+    #[test]
+    fn a_full_backlog_must_shrink_before_the_sources_go_on() {
+        assert!(!is_full(false, 100, 100));
+        assert!(is_full(false, 101, 100));
+        assert!(is_full(true, 95, 100));
+        assert!(!is_full(true, 90, 100));
+    }
+}
