@@ -99,8 +99,6 @@ struct Stages {
     sinks: Tasks<StageError>,
     stop_sources: CancellationToken,
     stop_rest: CancellationToken,
-    // A source takes the end of this for the end of its shard.
-    _backlog_full: watch::Sender<bool>,
 }
 
 /// Runs the stages until `stop`, or until one of them ends on its own.
@@ -139,7 +137,6 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
         sinks: Tasks::default(),
         stop_sources: CancellationToken::new(),
         stop_rest: CancellationToken::new(),
-        _backlog_full: backlog_full,
     };
     for name in config.sinks.keys() {
         spawn_sink(&mut stages, shared, owner, name, &fanout);
