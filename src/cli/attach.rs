@@ -45,7 +45,9 @@ impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         match error {
             LedgerError::Unavailable { .. } => Self::environment(error),
-            LedgerError::Fenced { .. } | LedgerError::Refused { .. } => Self::runtime(error),
+            LedgerError::Fenced { .. } | LedgerError::Moved { .. } | LedgerError::Refused { .. } => {
+                Self::runtime(error)
+            }
         }
     }
 }

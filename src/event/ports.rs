@@ -14,10 +14,19 @@ use super::{
 /// What can go wrong between a stage and the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// Another owner has the shard, or the shard moved under us: the owner's stages stop and start anew.
+    /// Another owner has the shard: the owner's stages stop, and it stands back.
     #[error("shard {shard} is no longer ours: {why}")]
     Fenced {
         /// The shard that was lost.
+        shard: Shard,
+        /// What was found instead.
+        why: String,
+    },
+    /// The database is not where we left it (a restore, a fail-over, another program): the owner's stages stop and start
+    /// anew, and every sink verifies itself against what is there now.
+    #[error("shard {shard} moved under us: {why}")]
+    Moved {
+        /// The shard that moved.
         shard: Shard,
         /// What was found instead.
         why: String,
@@ -58,7 +67,7 @@ impl LedgerError {
     pub const fn disposition(&self) -> LedgerDisposition {
         match self {
             Self::Fenced { .. } => LedgerDisposition::StandDown,
-            Self::Unavailable { .. } => LedgerDisposition::Restart,
+            Self::Moved { .. } | Self::Unavailable { .. } => LedgerDisposition::Restart,
             Self::Refused { .. } => LedgerDisposition::Halt,
         }
     }

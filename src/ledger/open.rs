@@ -160,7 +160,12 @@ impl Database {
     /// Connects, and refuses a server that cannot hold a ledger.
     pub async fn connect(config: &LedgerConfig, url: &SecretString, deployment: &str) -> Result<Self, OpenError> {
         let doing = "connecting";
-        let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| OpenError::Url)?;
+        let url = url.expose_secret();
+        // The client takes any scheme for its own.
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(OpenError::Url);
+        }
+        let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
         let db = Db::new(options, &format!("standpipe {deployment}"), config.pooler);
         bounded(doing, CALL_LIMIT, async {
             let mut session = db.session().await.map_err(broken(doing))?;

@@ -233,15 +233,7 @@ impl Recorder {
                         draft.leave_out(*stream, at.map(position).as_ref());
                     }
                 }
-                Ok(answer) => {
-                    return Err(fenced(
-                        self.owner,
-                        format!(
-                            "it is at epoch {:?} and seq {:?}, we were at {} and {}",
-                            answer.epoch, answer.head, self.owner.epoch, self.head
-                        ),
-                    ));
-                }
+                Ok(answer) => return Err(self.lost(answer.epoch, answer.head.map(seq_from_db))),
                 Err(Doubt::Nothing(error)) if is_data_exception(&error) => self.set_aside(draft, &error).await?,
                 Err(Doubt::Nothing(error)) => return Err(failed(doing)(error)),
                 Err(Doubt::Unknown(error)) => {
@@ -349,7 +341,7 @@ impl Recorder {
             .map_err(failed(doing))?;
         let (head, chain) = (seq_from_db(row.head), super::read::chain(&row.chain, doing)?);
         if row.epoch != self.owner.epoch.0 || head < self.head || (head == self.head && chain != self.chain) {
-            return Err(fenced(self.owner, format!("it is at epoch {} and seq {head}", row.epoch)));
+            return Err(self.lost(Some(row.epoch), Some(head)));
         }
         if head == self.head {
             // It did not commit, or had nothing new: calling again is safe in both cases.
@@ -384,10 +376,22 @@ impl Recorder {
             }
         }
         if rows.next().is_some() {
-            return Err(fenced(self.owner, "somebody else recorded under our epoch".to_owned()));
+            return Err(moved(self.owner, "somebody else recorded under our epoch".to_owned()));
         }
         (self.head, self.chain) = (head, chain);
         Ok(Some(Committed { at, known, chain }))
+    }
+
+    /// Why the ledger refuses this owner: the epoch is over, or it is ours still and the shard is elsewhere.
+    fn lost(&self, epoch: Option<i64>, head: Option<Seq>) -> LedgerError {
+        let owner = self.owner;
+        if epoch == Some(owner.epoch.0) {
+            return moved(
+                owner,
+                format!("it is at seq {head:?}, or its chain is another; our last commit ended at {}", self.head),
+            );
+        }
+        fenced(owner, format!("its epoch is {epoch:?}, ours is {}", owner.epoch))
     }
 
     fn count(&mut self, draft: &Draft, committed: &Committed) {
@@ -457,11 +461,15 @@ impl Recorder {
         if batch.to() == self.head && batch.chain() == committed.chain {
             return Ok(batch);
         }
-        Err(fenced(
+        Err(moved(
             self.owner,
             format!("the commit ends at seq {}, ours at {}, or its chain is another", self.head, batch.to()),
         ))
     }
+}
+
+fn moved(owner: Ownership, why: String) -> LedgerError {
+    LedgerError::Moved { shard: owner.shard, why }
 }
 
 fn fenced(owner: Ownership, why: String) -> LedgerError {

@@ -4,6 +4,7 @@ mod doubt;
 mod hostile;
 mod house;
 mod lease;
+mod open;
 mod orders;
 mod pooler;
 mod record;

@@ -10,13 +10,13 @@ use crate::support::wait::wait_for;
 
 const SHARD: Shard = Shard(0);
 
-async fn announced(world: &World) -> Vec<Recorded> {
+fn announced(world: &World) -> Vec<Recorded> {
     let all = world.shelf.batches().iter().flat_map(|batch| batch.events.clone()).collect::<Vec<_>>();
     all.into_iter().filter(Recorded::is_control).collect()
 }
 
 async fn announcement(world: &World, which: usize) -> (Recorded, serde_json::Value) {
-    let event = wait_for("the gap is announced", SOON, async || announced(world).await.get(which).cloned()).await;
+    let event = wait_for("the gap is announced", SOON, async || announced(world).get(which).cloned()).await;
     let body = serde_json::from_slice(&event.body).unwrap();
     (event, body)
 }

@@ -141,3 +141,22 @@ async fn an_owner_whose_epoch_is_over_writes_nothing_inv_6() {
     assert!(matches!(ledger.dead_letters(&sink, owner, &[]).await, Err(LedgerError::Fenced { .. })));
     assert_eq!(ledger.bounds(SHARD).await.unwrap().head, Seq(1));
 }
+
+#[tokio::test]
+async fn a_database_that_was_rewound_is_noticed_by_the_next_commit() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(["a", "b"]))).await, PageOutcome::Recorded);
+    // As after a fail-over to a standby that had not heard of the last commit: the epoch is the same.
+    world
+        .execute(
+            "DELETE FROM events; DELETE FROM event_ids; DELETE FROM chain_marks WHERE seq > 0;
+             UPDATE shards SET head = 0, bytes = 0, chain = (SELECT chain FROM chain_marks);
+             UPDATE streams SET position = 'tail'",
+        )
+        .await;
+    let answer = world.submit(page(&deals, "p1", "p2", events(["c"]))).await;
+    assert!(answer.await.is_err());
+    assert_eq!(world.count("SELECT count(*) FROM events").await, 0);
+    assert!(matches!(world.ended().await, Err(LedgerError::Moved { .. })));
+}
