@@ -81,13 +81,16 @@ impl Authorizer {
     /// The token to use now; for OAuth a new one where the last is about to expire.
     pub async fn bearer(&self, vendor: &impl Refresh) -> Result<Bearer, SellError> {
         match &self.auth {
-            Auth::Token(secret) => read(secret).map(Bearer),
-            Auth::OAuth { refresh_token, .. } => {
+            Auth::Token(secret) => {
+                let token = read(secret)?;
+                if fits_a_header(token.expose_secret()) { Ok(Bearer(token)) } else { Err(SellError::UnusableToken) }
+            }
+            Auth::OAuth { client_id, client_secret, refresh_token } => {
                 let mut oauth = self.oauth.lock().await;
                 oauth.keep_again(refresh_token).await;
                 match &oauth.access {
                     Some(access) if access.renew_at > Instant::now() => Ok(Bearer(access.token.clone())),
-                    _ => self.renew(&mut oauth, vendor).await,
+                    _ => oauth.renew((client_id, client_secret), refresh_token, vendor).await,
                 }
             }
         }
@@ -99,13 +102,14 @@ impl Authorizer {
         match &self.auth {
             Auth::Token(secret) => {
                 let now = read(secret)?;
-                Ok((!refused.same(&now)).then_some(Bearer(now)))
+                let other = !refused.same(&now) && fits_a_header(now.expose_secret());
+                Ok(other.then_some(Bearer(now)))
             }
-            Auth::OAuth { .. } => {
+            Auth::OAuth { client_id, client_secret, refresh_token } => {
                 let mut oauth = self.oauth.lock().await;
                 match &oauth.access {
                     Some(access) if !refused.same(&access.token) => Ok(Some(Bearer(access.token.clone()))),
-                    _ => self.renew(&mut oauth, vendor).await.map(Some),
+                    _ => oauth.renew((client_id, client_secret), refresh_token, vendor).await.map(Some),
                 }
             }
         }
@@ -132,18 +136,23 @@ impl Authorizer {
             Auth::OAuth { refresh_token, .. } => read(refresh_token),
         }
     }
+}
 
-    async fn renew(&self, oauth: &mut OAuth, vendor: &impl Refresh) -> Result<Bearer, SellError> {
-        let Auth::OAuth { client_id, client_secret, refresh_token } = &self.auth else {
-            unreachable!("only OAuth renews");
-        };
+impl OAuth {
+    /// Exchanges the refresh token for an access token, and keeps the next refresh token.
+    async fn renew(
+        &mut self,
+        (client_id, client_secret): (&str, &Secret),
+        refresh_token: &Secret,
+        vendor: &impl Refresh,
+    ) -> Result<Bearer, SellError> {
         let configured = read(refresh_token)?;
-        let held = oauth.refresh.as_ref().filter(|held| held.replaces.expose_secret() == configured.expose_secret());
+        let held = self.refresh.as_ref().filter(|held| held.replaces.expose_secret() == configured.expose_secret());
         let used = held.map_or_else(|| configured.clone(), |held| held.token.clone());
-        oauth.access = None;
+        self.access = None;
         let body = vendor
             .refresh(RefreshRequest {
-                client_id: client_id.clone(),
+                client_id: client_id.to_owned(),
                 client_secret: read(client_secret)?,
                 refresh_token: used.clone(),
             })
@@ -152,16 +161,14 @@ impl Authorizer {
         let life = Duration::from_secs(granted.expires_in.unwrap_or(3_600)).min(LONGEST_LIFE);
         if let Some(rotated) = granted.refresh_token.filter(|rotated| rotated != used.expose_secret()) {
             // Kept before the access token is used: a crash between must not leave us with the spent one.
-            oauth.hold(SecretString::from(rotated), configured, refresh_token).await;
+            self.hold(SecretString::from(rotated), configured, refresh_token).await;
         }
         let token = SecretString::from(granted.access_token);
         let renew_at = Instant::now() + life.saturating_sub(RENEW_BEFORE).max(life / 2);
-        oauth.access = Some(Access { token: token.clone(), renew_at });
+        self.access = Some(Access { token: token.clone(), renew_at });
         Ok(Bearer(token))
     }
-}
 
-impl OAuth {
     async fn hold(&mut self, token: SecretString, replaces: SecretString, place: &Secret) {
         match keep(place, &token).await {
             Ok(()) => self.refresh = None,
@@ -211,12 +218,15 @@ impl Granted {
         let granted: Self = serde_json::from_slice(body).map_err(|error| {
             unusable(format!("not the promised JSON, line {} column {}", error.line(), error.column()))
         })?;
-        let fits = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-        if !fits(&granted.access_token) || granted.refresh_token.as_deref().is_some_and(|token| !fits(token)) {
-            return Err(unusable("a token that cannot stand in a header".to_owned()));
+        if !fits_a_header(&granted.access_token) || granted.refresh_token.as_deref() == Some("") {
+            return Err(unusable("a token that cannot be used".to_owned()));
         }
         Ok(granted)
     }
+}
+
+fn fits_a_header(token: &str) -> bool {
+    !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn read(secret: &Secret) -> Result<SecretString, SellError> {

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc2822;
 
 use super::auth::{Authorizer, Bearer, Refresh, RefreshRequest, refused_refresh};
 use super::budget::{Budget, Limits, Priority, Slot};
-use super::error::{SellError, excerpt};
+use super::error::{SellDisposition, SellError, excerpt};
 use crate::clock::Clock;
 use crate::config::AccountConfig;
 use crate::event::AccountName;
@@ -165,7 +165,7 @@ impl Vendor {
             }
         };
         let told = told.await;
-        if let Err(SellError::Unauthorized { .. } | SellError::Credential { .. }) = told {
+        if told.as_ref().is_err_and(|error| error.disposition() == SellDisposition::Unauthorized) {
             self.0.authorizer.note_refused();
         }
         told

@@ -28,6 +28,9 @@ pub enum SellError {
         #[source]
         source: SecretError,
     },
+    /// The configured token cannot be sent at all.
+    #[error("the account's token cannot stand in a header: it must be visible ASCII without white space")]
+    UnusableToken,
     /// No answer, or only a part of one.
     #[error("the vendor is out of reach")]
     Unreachable {
@@ -143,7 +146,7 @@ impl SellError {
             Self::Client { .. } | Self::Unreachable { .. } | Self::Redirected { .. } | Self::Refused { .. } => {
                 SellDisposition::Retry(None)
             }
-            Self::Credential { .. } | Self::Unauthorized { .. } => SellDisposition::Unauthorized,
+            Self::Credential { .. } | Self::UnusableToken | Self::Unauthorized { .. } => SellDisposition::Unauthorized,
             Self::Forbidden { .. } => SellDisposition::Forbidden,
             Self::Missing { .. } => SellDisposition::Missing,
             Self::Gone { .. } => SellDisposition::Gap,

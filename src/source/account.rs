@@ -323,6 +323,7 @@ impl<B: StreamBook> Supervisor<B> {
                 let stream = account.streams.entry(name.clone()).or_insert_with(|| StreamStatus {
                     state: StreamState::Active,
                     detail: String::new(),
+                    failing: None,
                     top,
                     lag,
                     headroom,
@@ -372,11 +373,14 @@ async fn list<B: StreamBook>(
                 if !std::mem::replace(&mut seen, true) {
                     warn_of_unlisted(shared, &streams);
                 }
+                shared.status.note(&shared.account, |account| account.unlisted = None);
                 listed.send_replace(streams);
                 around(shared.pace.listing, &mut rng)
             }
             Err(error) => {
-                tracing::warn!(error = causes(&error), "cannot list the streams");
+                let why = causes(&error);
+                tracing::warn!(error = why, "cannot list the streams");
+                shared.status.note(&shared.account, |account| account.unlisted = Some(why));
                 wait_after(&error, &mut backoff, &shared.pace, &mut rng)
             }
         };

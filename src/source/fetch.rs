@@ -221,17 +221,21 @@ impl Limit {
         }
     }
 
-    /// A page could not be read. Gives the number of equal failures at limit 1, 0 where the limit was lowered.
-    pub fn shrink(&mut self, why: String) -> u32 {
-        self.good = 0;
-        if self.now > 1 {
-            self.now /= 2;
-            self.failures = 0;
-            return 0;
-        }
+    /// A page could not be read. The limit is halved at once where the page was too long, else when the same happens
+    /// twice: an answer that was cut on its way says nothing about its length. At limit 1 gives how many equal
+    /// failures there were, else 0.
+    pub fn shrink(&mut self, why: String, too_long: bool) -> u32 {
         self.failures = if self.last == why { self.failures + 1 } else { 1 };
         self.last = why;
-        self.failures
+        if self.now == 1 {
+            return self.failures;
+        }
+        if too_long || self.failures > 1 {
+            self.good = 0;
+            self.failures = 0;
+            self.now /= 2;
+        }
+        0
     }
 }
 
@@ -244,13 +248,13 @@ mod tests {
         let mut limit = Limit::new(100);
         let halves: Vec<u16> = (0..8)
             .map(|_| {
-                limit.shrink("too long".into());
+                limit.shrink("too long".into(), true);
                 limit.now
             })
             .collect();
         assert_eq!(halves, [50, 25, 12, 6, 3, 1, 1, 1]);
-        assert_eq!(limit.shrink("too long".into()), 3);
-        assert_eq!(limit.shrink("something else".into()), 1, "only equal failures count");
+        assert_eq!(limit.shrink("too long".into(), true), 3);
+        assert_eq!(limit.shrink("something else".into(), false), 1, "only equal failures count");
         for _ in 0..GOOD_PAGES {
             assert_eq!(limit.now, 1);
             limit.good();
@@ -258,5 +262,9 @@ mod tests {
         assert_eq!(limit.now, 2);
         (0..GOOD_PAGES * 10).for_each(|_| limit.good());
         assert_eq!(limit.now, 100);
+        limit.shrink("cut short".into(), false);
+        assert_eq!(limit.now, 100, "once may be chance");
+        limit.shrink("cut short".into(), false);
+        assert_eq!(limit.now, 50);
     }
 }

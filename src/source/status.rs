@@ -16,6 +16,8 @@ pub struct AccountStatus {
     pub dialect: Option<Dialect>,
     /// Set while the account as a whole cannot be read: why.
     pub trouble: Option<String>,
+    /// Set while its streams cannot be listed: why.
+    pub unlisted: Option<String>,
     /// Set while polling waits because the ledger's backlog is full.
     pub backlog_full: bool,
     /// Its streams.
@@ -29,6 +31,8 @@ pub struct StreamStatus {
     pub state: StreamState,
     /// Why, where it is not simply polled.
     pub detail: String,
+    /// Set while one poll after the other fails: why the last one did.
+    pub failing: Option<String>,
     /// Whether the last page said that nothing newer is there.
     pub top: bool,
     /// Age of the newest event of the last page; zero at the top.
@@ -56,6 +60,9 @@ impl SourceStatus {
             if let Some(why) = &status.trouble {
                 troubles.push(Trouble { part: part.clone(), why: why.clone() });
             }
+            if let Some(why) = &status.unlisted {
+                troubles.push(Trouble { part: part.clone(), why: format!("its streams cannot be listed: {why}") });
+            }
             if status.backlog_full {
                 let headroom = status.streams.values().map(|stream| stream.headroom).min().unwrap_or_default();
                 let headroom = humantime::format_duration(Duration::from_secs(headroom.as_secs()));
@@ -63,11 +70,15 @@ impl SourceStatus {
                 troubles.push(Trouble { part: part.clone(), why });
             }
             for (stream, status) in &status.streams {
-                if matches!(status.state, StreamState::Forbidden | StreamState::Stuck | StreamState::Halted) {
-                    let headroom = humantime::format_duration(Duration::from_secs(status.headroom.as_secs()));
-                    let why = format!("{}: {}; {headroom} of headroom", status.state.as_str(), status.detail);
-                    troubles.push(Trouble { part: format!("{part}/stream/{stream}"), why });
-                }
+                let stands = matches!(status.state, StreamState::Forbidden | StreamState::Stuck | StreamState::Halted);
+                let why = match &status.failing {
+                    _ if stands => format!("{}: {}", status.state.as_str(), status.detail),
+                    Some(why) => format!("failing: {why}"),
+                    None => continue,
+                };
+                let headroom = humantime::format_duration(Duration::from_secs(status.headroom.as_secs()));
+                let why = format!("{why}; {headroom} of headroom");
+                troubles.push(Trouble { part: format!("{part}/stream/{stream}"), why });
             }
         }
         troubles

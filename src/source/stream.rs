@@ -17,6 +17,8 @@ use crate::telemetry::causes;
 
 /// Pages on their way to the ledger, at most: one commits while the next one is fetched and lined up behind it.
 const DEPTH: usize = 2;
+/// So many failures in a row are worth the eye of a person.
+const FAILING_AFTER: u32 = 5;
 /// How much of a page that cannot be read is kept.
 const KEPT_BYTES: usize = 1024 * 1024;
 /// How much of the vendor's words a gap keeps.
@@ -90,6 +92,10 @@ impl<B: StreamBook> Stream<B> {
         }
         meter.events.increment(held as u64);
         meter.unwanted.increment(content.unwanted as u64);
+        if self.backoff.failures() >= FAILING_AFTER {
+            tracing::info!(stream = %self.track.key, failures = self.backoff.failures(), "polling works again");
+            self.track.note_failing(None);
+        }
         self.backoff.reset();
         self.fetcher.limit.good();
         self.missed = false;
@@ -203,6 +209,9 @@ impl<B: StreamBook> Stream<B> {
         if failures.is_power_of_two() {
             tracing::warn!(stream = %self.track.key, failures, error = causes(error), "polling failed");
         }
+        if failures >= FAILING_AFTER {
+            self.track.note_failing(Some(causes(error)));
+        }
     }
 
     /// 404: in the reference dialect the subscription is gone, and a new one goes on at the position held. Otherwise
@@ -258,9 +267,10 @@ impl<B: StreamBook> Stream<B> {
     async fn shrink(&mut self, position: Position, error: SellError) -> Result<(), Interrupt> {
         let oversize = matches!(error, SellError::Oversize { .. });
         let before = self.fetcher.limit.now;
-        let failures = self.fetcher.limit.shrink(error.to_string());
-        if failures == 0 {
-            let (stream, now) = (&self.track.key, self.fetcher.limit.now);
+        let failures = self.fetcher.limit.shrink(error.to_string(), oversize);
+        let now = self.fetcher.limit.now;
+        if now < before {
+            let stream = &self.track.key;
             tracing::warn!(%stream, before, now, error = causes(&error), "a page cannot be read: asking for less");
             if oversize {
                 return Ok(());

@@ -188,6 +188,15 @@ impl<B: StreamBook> Track<B> {
         self.watch(tokio::time::sleep(wait)).await
     }
 
+    /// Tells, or takes back, that polls have been failing for a while.
+    pub fn note_failing(&self, why: Option<String>) {
+        self.shared.status.note(&self.key.account, |account| {
+            if let Some(status) = account.streams.get_mut(&self.key.stream) {
+                status.failing = why;
+            }
+        });
+    }
+
     /// Notes what the stream is doing, where that is news.
     pub async fn set_state(&mut self, state: StreamState, detail: &str) {
         self.shared.status.note(&self.key.account, |account| {

@@ -440,6 +440,22 @@ async fn a_page_that_cannot_be_read_at_all_makes_the_stream_stuck_until_it_can()
 }
 
 #[tokio::test]
+async fn an_outage_of_the_vendor_is_told_until_it_is_over() {
+    for dialect in BOTH {
+        let scene = Setting::of(dialect).start().await;
+        scene.all_of("deal", 95).await;
+        scene.vendor.sell().always = Some(Fault::ServerError);
+        let told = |scene: &Scene| {
+            scene.status.troubles().iter().any(|t| t.why.contains("failing: the vendor failed with 502"))
+        };
+        scene.until("it is told", told).await;
+        scene.vendor.sell().always = None;
+        scene.until("it is taken back", |scene| scene.status.troubles().is_empty()).await;
+        scene.end().await;
+    }
+}
+
+#[tokio::test]
 async fn a_new_stream_appears_without_a_restart() {
     for (dialect, wanted) in [(Dialect::Reference, "*"), (Dialect::Live, "gadgets")] {
         let mut setting = Setting::of(dialect);
