@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "each test binary uses its part of it")]
 mod support;
 
+mod configuration;
 mod ground;
 mod kafka;
 mod ledger;
