@@ -13,6 +13,7 @@ mod migrate;
 mod output;
 mod reach;
 mod run;
+mod simulate;
 mod sinks;
 mod status;
 mod streams;
@@ -98,6 +99,8 @@ fn load_and(global: &Global, further: impl FnOnce(&Config) -> Vec<Problem>) -> R
 enum Verb {
     /// Run the service
     Run(run::Options),
+    /// Be a Sell of one's own, with a living company and every fault that is asked for
+    Simulate(Box<crate::simulator::Options>),
     /// Write a first configuration
     Init(init::Options),
     /// Say what a configuration means and promises, and whether everything that it needs answers
@@ -159,6 +162,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Events(options) => events::run(&global, &options).await,
         Verb::Gaps(options) => gaps::run(&global, &options).await,
         Verb::Migrate(options) => migrate::run(&global, &options).await,
+        Verb::Simulate(options) => simulate::run(*options).await,
         Verb::Init(options) => init::run(&global, &options),
         Verb::Check(options) => check::run(&global, &options).await,
         Verb::Config(options) => config::run(&global, &options),

@@ -1,0 +1,82 @@
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::faults::{Fault, Rate};
+use super::firehose::reference::Subscriptions;
+use super::limits::Traffic;
+use super::oauth::Tokens;
+use super::options::Served;
+use super::world::World;
+use crate::clock::Clock;
+
+/// What every request sees.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub seed: u64,
+    pub served: Served,
+    pub address: SocketAddr,
+    pub clock: Clock,
+    /// How many events there are; whoever waits for more watches it.
+    pub emitted: watch::Sender<u64>,
+    /// Events a second.
+    pub rate: watch::Sender<f64>,
+    pub stop: CancellationToken,
+    pub world: Mutex<World>,
+    pub traffic: Mutex<Traffic>,
+    pub tokens: Mutex<Tokens>,
+    pub subscriptions: Mutex<Subscriptions>,
+}
+
+impl Shared {
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Emits `count` events now, and tells who waits. Gives how many events there are then.
+    pub fn emit(&self, count: u64) -> u64 {
+        let events = {
+            let mut world = self.world();
+            world.emit(count, self.clock.now());
+            world.events
+        };
+        self.emitted.send_replace(events);
+        events
+    }
+}
+
+impl Shared {
+    pub fn set_fault(&self, fault: Fault, rate: Rate) {
+        self.world().faults.set(fault, rate);
+        if fault == Fault::Unauthorized && rate.get() == 0.0 {
+            self.tokens().pardon();
+        }
+    }
+}
+
+/// What a request is called in the logs of the vendor.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub Arc<str>);
+
+/// The FNV-1a hash: the same on every machine.
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
