@@ -87,7 +87,7 @@ pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
                 }
             }
             Err(standing) => {
-                let why = crate::telemetry::causes(&standing).to_string();
+                let why = crate::telemetry::causes(&standing);
                 if told.as_ref() != Some(&why) {
                     tracing::error!(sink = %sink.name, error = why, "the sink stands still");
                     meters.state(SinkState::Halted);
@@ -122,16 +122,15 @@ impl Opened {
     ) -> Result<Result<Self, Standing>, LedgerError> {
         let shard = sink.ownership.shard;
         let bounds = sink.book.bounds(shard).await?;
-        let cursor = match row.cursor {
-            Some(cursor) => cursor,
-            None => {
-                let cursor = match sink.start {
-                    SinkStart::Oldest => Seq(bounds.oldest.0.saturating_sub(1)),
-                    SinkStart::Now => bounds.head,
-                };
-                sink.book.keep_cursor(&sink.name, sink.ownership, cursor).await?;
-                cursor
-            }
+        let cursor = if let Some(cursor) = row.cursor {
+            cursor
+        } else {
+            let cursor = match sink.start {
+                SinkStart::Oldest => Seq(bounds.oldest.0.saturating_sub(1)),
+                SinkStart::Now => bounds.head,
+            };
+            sink.book.keep_cursor(&sink.name, sink.ownership, cursor).await?;
+            cursor
         };
         if cursor.next() < bounds.oldest {
             return Ok(Err(Standing::Expired { cursor, oldest: bounds.oldest }));
@@ -240,9 +239,9 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                     }
                 }
                 Some(finished) = self.attempts.join_next(), if !self.attempts.is_empty() => {
-                    self.finished(finished.map_err(WebhookSinkError::Attempt)?);
+                    self.finished(&finished.map_err(WebhookSinkError::Attempt)?);
                     while let Some(finished) = self.attempts.try_join_next() {
-                        self.finished(finished.map_err(WebhookSinkError::Attempt)?);
+                        self.finished(&finished.map_err(WebhookSinkError::Attempt)?);
                     }
                 }
                 Some((batch, head)) = batches.recv(), if self.batch.is_none() => {
@@ -265,7 +264,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     async fn wind_up(&mut self) -> Result<(), WebhookSinkError> {
         let deadline = Instant::now() + FINISH_WITHIN.min(self.sink.config.timeout);
         while let Ok(Some(finished)) = tokio::time::timeout_at(deadline, self.attempts.join_next()).await {
-            self.finished(finished.map_err(WebhookSinkError::Attempt)?);
+            self.finished(&finished.map_err(WebhookSinkError::Attempt)?);
         }
         self.attempts.shutdown().await;
         self.write().await?;
@@ -412,7 +411,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         if *at == batch.events.len() {
             self.batch = None;
         }
-        if self.pending.is_row(event.seq) {
+        if self.pending.was_row(event.seq) {
             self.pending.skip(event.seq);
             return true;
         }

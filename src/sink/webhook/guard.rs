@@ -146,20 +146,15 @@ fn not_public_v4(address: Ipv4Addr) -> Option<&'static str> {
     }
 }
 
-/// Only global unicast (2000::/3) may be public, less what is carved out of it, and less what carries a forbidden IPv4
+/// Only global unicast (`2000::/3`) may be public, less what is carved out of it, and less what carries a forbidden IPv4
 /// address inside. NAT64 lies outside of it and is judged by what it carries.
 fn not_public_v6(address: Ipv6Addr) -> Option<&'static str> {
-    let s = address.segments();
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match s {
+    let carried = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] => Some("the unspecified address"),
         [0, 0, 0, 0, 0, 0, 0, 1] => Some("a loopback address"),
-        [0, 0, 0, 0, 0, 0xffff, high, low] => not_public_v4(v4(high, low)),
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => not_public_v4(carried(high, low)),
         [0, 0, 0, 0, 0, 0, ..] => Some("an IPv4-compatible address"),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => not_public_v4(v4(high, low)),
         [0x64, 0xff9b, ..] => Some("a local NAT64 address"),
         [0x2001, 0, ..] => Some("a Teredo address"),
         [0x2001, 0x2, 0, ..] => Some("a benchmarking address"),

@@ -86,5 +86,5 @@ where
     B: SinkBook,
     D: DeliveryBook,
 {
-    driver::run(sink).await
+    Box::pin(driver::run(sink)).await
 }

@@ -24,7 +24,7 @@ pub(super) struct Finished {
 
 impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     /// Settles an attempt, in the state only; what must be written is written in the next turn.
-    pub(super) fn finished(&mut self, finished: Finished) {
+    pub(super) fn finished(&mut self, finished: &Finished) {
         let now = self.now();
         let delivered = finished.answer.verdict == Verdict::Delivered;
         self.meters.attempt(finished.answer.class());
@@ -51,13 +51,13 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             }
             Verdict::Gone => {
                 self.failing.gone = true;
-                self.failed(&finished, now, false);
+                self.failed(finished, now, false);
             }
             Verdict::Throttled => {
                 self.pace.throttled(finished.began, now.at, finished.answer.retry_after);
-                self.failed(&finished, now, !finished.probe);
+                self.failed(finished, now, !finished.probe);
             }
-            Verdict::Failed(_) => self.failed(&finished, now, !finished.probe),
+            Verdict::Failed(_) => self.failed(finished, now, !finished.probe),
         }
     }
 
@@ -82,13 +82,12 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             Some(if finished.probe { asked.max(self.sink.config.breaker.probe_after) } else { asked })
         };
         tracing::debug!(sink = %self.sink.name, %seq, failed, error = answer.error, ?wait, "attempt failed");
-        let fate = match wait {
-            Some(wait) => Fate::Again { due: later(now, wait), counted },
-            None => {
-                tracing::warn!(sink = %self.sink.name, %seq, attempts = failed, error = answer.error, "dead letter");
-                self.meters.dead_letter.increment(1);
-                Fate::GivenUp { reason: format!("{failed} attempts failed, the last: {}", answer.error) }
-            }
+        let fate = if let Some(wait) = wait {
+            Fate::Again { due: later(now, wait), counted }
+        } else {
+            tracing::warn!(sink = %self.sink.name, %seq, attempts = failed, error = answer.error, "dead letter");
+            self.meters.dead_letter.increment(1);
+            Fate::GivenUp { reason: format!("{failed} attempts failed, the last: {}", answer.error) }
         };
         self.reported.error = Some(answer.error.clone());
         self.pending.settle(*seq, fate, now);

@@ -7,7 +7,7 @@
 //!
 //! On the good path an event is taken, attempted and delivered here and leaves no trace but the cursor.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -100,6 +100,9 @@ pub struct Pending {
     order: Order,
     lanes: Lanes,
     entries: HashMap<Seq, Entry>,
+    /// Rows of an earlier session after its cursor: their events come again from the feed and are passed over, even where
+    /// the row is done by then.
+    ahead: HashSet<Seq>,
     ready: VecDeque<Seq>,
     scheduled: BTreeSet<(Instant, Seq)>,
     attempting: BTreeMap<Seq, Instant>,
@@ -118,6 +121,7 @@ impl Pending {
             order,
             lanes: Lanes::default(),
             entries: HashMap::with_capacity(rows.len()),
+            ahead: rows.iter().map(|row| row.seq).filter(|seq| *seq > cursor).collect(),
             ready: VecDeque::new(),
             scheduled: BTreeSet::new(),
             attempting: BTreeMap::new(),
@@ -174,16 +178,15 @@ impl Pending {
             && self.waiting_bytes < MAX_WAITING_BYTES
     }
 
-    /// Takes an event that needs no delivery.
+    /// Takes an event that needs no delivery of its own.
     pub fn skip(&mut self, seq: Seq) {
         self.progress.take(seq);
         self.progress.settle(seq);
     }
 
-    /// Whether the event is a row already: then it was taken before a crash, and the row says what becomes of it.
-    #[must_use]
-    pub fn is_row(&self, seq: Seq) -> bool {
-        self.entries.contains_key(&seq)
+    /// Whether the event was a row already when the session began: then the row says what becomes of it.
+    pub fn was_row(&mut self, seq: Seq) -> bool {
+        self.ahead.remove(&seq)
     }
 
     /// Takes an event to deliver.
@@ -216,7 +219,7 @@ impl Pending {
         match first {
             None => self.ready.push_back(seq),
             Some(first) if self.entries.get(&first).is_some_and(|first| first.version.is_some()) => {
-                self.keep(seq, now.wall)
+                self.keep(seq, now.wall);
             }
             Some(_) => {}
         }

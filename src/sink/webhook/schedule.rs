@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn attempts_are_used_up_after_the_last_wait() {
-        let schedule = Schedule::new(vec![Duration::from_secs(5), Duration::from_secs(300)]);
+        let schedule = Schedule::new(vec![Duration::from_secs(5), Duration::from_mins(5)]);
         let mut random = ChaCha8Rng::seed_from_u64(1);
         assert!(schedule.wait(1, None, &mut random).is_some());
         assert!(schedule.wait(2, None, &mut random).is_some());

@@ -92,7 +92,7 @@ impl Keys {
     /// From `whsec_…` secrets and maybe a `whsk_…` key, as they stand in the configuration.
     pub fn new(secrets: &[SecretString], signing_key: Option<&SecretString>) -> Result<Self, KeyError> {
         let shared = secrets.iter().map(shared_key).collect::<Result<Vec<_>, _>>()?;
-        let signing = signing_key.map(|text| parse_signing_key(text)).transpose()?;
+        let signing = signing_key.map(parse_signing_key).transpose()?;
         if shared.is_empty() && signing.is_none() {
             return Err(KeyError::Nothing);
         }

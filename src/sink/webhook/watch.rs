@@ -160,7 +160,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             }
             Err(error) if !self.reading.complained => {
                 self.reading.complained = true;
-                let error = crate::telemetry::causes(&error).to_string();
+                let error = crate::telemetry::causes(&error);
                 tracing::error!(sink = %self.sink.name, error, "the sink goes on with the secrets that it has");
             }
             Err(_) => {}
