@@ -4,6 +4,7 @@ mod attach;
 mod check;
 mod completions;
 mod config;
+mod dead_letters;
 mod events;
 mod failure;
 mod gaps;
@@ -19,6 +20,7 @@ mod status;
 mod streams;
 mod tail;
 mod version;
+mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,9 +120,15 @@ enum Verb {
     /// One event in the ledger: get, replay
     #[command(subcommand)]
     Events(events::Options),
+    /// What sinks gave up on: list, show, redrive, discard
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Options),
     /// What will not come, and why
     #[command(subcommand)]
     Gaps(gaps::Options),
+    /// Webhooks: send a ping, sign and verify by hand, make a new secret
+    #[command(subcommand)]
+    Webhook(webhook::Options),
     /// Bring the ledger's schema to this program's version
     Migrate(migrate::Options),
     /// Show the effective configuration, its schema, or what every key means
@@ -160,7 +168,9 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Streams(options) => streams::run(&global, &options).await,
         Verb::Sinks(options) => sinks::run(&global, &options).await,
         Verb::Events(options) => events::run(&global, &options).await,
+        Verb::DeadLetters(options) => dead_letters::run(&global, &options).await,
         Verb::Gaps(options) => gaps::run(&global, &options).await,
+        Verb::Webhook(options) => webhook::run(&global, &options).await,
         Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Simulate(options) => simulate::run(*options).await,
         Verb::Init(options) => init::run(&global, &options),
