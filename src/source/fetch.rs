@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use tracing::{Instrument as _, info_span};
 
 use super::Shared;
 use super::gate::Pass;
@@ -121,7 +122,8 @@ impl<B: StreamBook> Fetcher<B> {
             None => (self.key.stream.as_str(), position),
         };
         let poll = Poll { dialect: shared.dialect, path, position, limit, most, wait };
-        let body = shared.vendor.poll(poll, slot).await?;
+        let span = info_span!(parent: None, "poll", account = %self.key.account, stream = %self.key.stream, limit);
+        let body = shared.vendor.poll(poll, slot).instrument(span).await?;
         let of = PageOf {
             account: &self.key.account,
             stream: &self.key.stream,
