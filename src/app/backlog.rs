@@ -26,13 +26,13 @@ pub(super) async fn run(
     full: watch::Sender<bool>,
     stop: CancellationToken,
 ) -> Result<(), StageError> {
-    let sinks: Vec<SinkName> = of.config.sinks.keys().cloned().collect();
+    let sinks: Vec<SinkName> = of.config().sinks.keys().cloned().collect();
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told: Option<Instant> = None;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(backlog) = looked(of.ledger.backlog(owner.shard, &sinks).await)? else { continue };
-        let is_full = is_full(*full.borrow(), backlog.bytes, of.config.ledger.max_backlog);
+        let is_full = is_full(*full.borrow(), backlog.bytes, of.config().ledger.max_backlog);
         if full.send_replace(is_full) && !is_full {
             tracing::info!(shard = %owner.shard, bytes = backlog.bytes, "the backlog has shrunk: the sources go on");
             told = None;
@@ -45,7 +45,7 @@ pub(super) async fn run(
             told = Some(Instant::now());
             tell(&of, owner, &backlog, headroom);
         }
-        if headroom.is_some_and(|left| left < of.config.ledger.backlog_hold)
+        if headroom.is_some_and(|left| left < of.config().ledger.backlog_hold)
             && let Some(holder) = &backlog.holder
             && let Some(Some((from, to))) = looked(of.ledger.cut_off(owner, holder).await)?
         {
@@ -70,7 +70,7 @@ fn tell(of: &Shared, owner: Ownership, backlog: &Backlog, headroom: Option<Durat
     tracing::error!(
         shard = %owner.shard,
         bytes = backlog.bytes,
-        max_backlog = of.config.ledger.max_backlog,
+        max_backlog = of.config().ledger.max_backlog,
         sink = backlog.holder.as_ref().map(SinkName::as_str),
         headroom = left,
         "the backlog is full: the sources pause until the sink that holds it has taken some"
@@ -92,7 +92,7 @@ fn looked<T>(answer: Result<T, LedgerError>) -> Result<Option<T>, StageError> {
 /// The time until the first stream of this shard falls out of its source's history; none where nothing is known.
 async fn headroom(of: &Shared, owner: Ownership) -> Option<Duration> {
     let mut least: Option<Duration> = None;
-    for (account, config) in &of.config.accounts {
+    for (account, config) in &of.config().accounts {
         if of.ledger.shard_of(account).await.ok()? != owner.shard {
             continue;
         }

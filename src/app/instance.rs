@@ -36,6 +36,9 @@ pub enum InstanceError {
     },
 }
 
+/// The file beside the instance that names the process that holds it.
+const PID: &str = "pid";
+
 impl Instance {
     /// Takes the instance that lives in `state_dir`, or makes one there.
     pub fn take(state_dir: &Path) -> Result<Self, InstanceError> {
@@ -48,6 +51,9 @@ impl Instance {
             rustix::io::Errno::WOULDBLOCK => InstanceError::Taken { dir: state_dir.to_owned() },
             other => io(other.into()),
         })?;
+        let pid = state_dir.join(PID);
+        std::fs::write(&pid, format!("{}\n", std::process::id()))
+            .map_err(|source| InstanceError::Io { path: pid.clone(), source })?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io)?;
         if let Ok(id) = text.trim().parse() {
@@ -61,6 +67,22 @@ impl Instance {
     }
 }
 
+/// The process that holds the instance in `state_dir`; none when none does.
+pub fn holder(state_dir: &Path) -> Result<Option<i32>, InstanceError> {
+    let path = state_dir.join("instance");
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(InstanceError::Io { path, source }),
+    };
+    if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        return Ok(None);
+    }
+    let path = state_dir.join(PID);
+    let text = std::fs::read_to_string(&path).map_err(|source| InstanceError::Io { path, source })?;
+    Ok(text.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,7 +93,9 @@ mod tests {
         let first = Instance::take(dir.path()).unwrap();
         assert!(matches!(Instance::take(dir.path()), Err(InstanceError::Taken { .. })));
         let id = first.id;
+        assert_eq!(holder(dir.path()).unwrap(), i32::try_from(std::process::id()).ok());
         drop(first);
+        assert_eq!(holder(dir.path()).unwrap(), None);
         assert_eq!(Instance::take(dir.path()).unwrap().id, id);
     }
 }

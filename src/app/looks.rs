@@ -27,7 +27,7 @@ pub(super) async fn run(of: Shared, shard: Shard, stop: CancellationToken) -> Re
                 continue;
             }
         };
-        for name in of.config.sinks.keys() {
+        for name in of.config().sinks.keys() {
             let letters: u64 = rows.iter().filter(|row| row.sink == name.as_str()).map(|row| row.dead_letters).sum();
             #[expect(clippy::cast_precision_loss, reason = "a gauge")]
             metrics::gauge!(DEAD_LETTERS, "sink" => name.to_string()).set(letters as f64);

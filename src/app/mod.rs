@@ -21,4 +21,4 @@ mod start;
 pub mod tasks;
 mod vitals;
 
-pub use run::{Program, RunDisposition, RunError, run};
+pub use run::{Program, RunDisposition, RunError, Settings, run};

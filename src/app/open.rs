@@ -47,6 +47,14 @@ impl OpenLedgerError {
 }
 
 impl Opened {
+    /// Resolves when the private database ends on its own, with what it said; never where there is none.
+    pub async fn database_ended(&mut self) -> String {
+        match &mut self.embedded {
+            Some(embedded) => embedded.ended().await.to_string(),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Closes the connections, then the private database.
     pub async fn close(self) {
         // A connection that does not say goodbye in time is cut by the end of the process.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use super::{pages, signals};
 use crate::admin::{self, Gate};
 use crate::clock::Clock;
 use crate::config::{Config, Scope, SecretError, SinkKind};
-use crate::event::SinkName;
+use crate::event::{AccountName, SinkName};
 use crate::route::Rules;
 use crate::sell::{SellError, Vendor};
 use crate::sink::{self, kafka};
@@ -43,6 +44,39 @@ pub struct Program {
     pub metrics: Recorder,
     /// Wall-clock time.
     pub clock: Clock,
+    /// Configurations that replace the first one while it runs; none where it is never reloaded.
+    pub reloads: Option<watch::Receiver<Arc<Settings>>>,
+}
+
+/// What a reload may replace: the accounts and the sinks, with everything about them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The validated configuration.
+    pub config: Arc<Config>,
+    /// The rules of its sinks.
+    pub rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
+    vendors: IndexMap<AccountName, Vendor>,
+}
+
+impl Settings {
+    /// Makes the vendors' clients; fails when a credential cannot be read.
+    pub fn new(
+        config: Arc<Config>,
+        rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
+        clock: &Clock,
+    ) -> Result<Self, SellError> {
+        let vendors = config
+            .accounts
+            .iter()
+            .map(|(name, account)| Ok((name.clone(), Vendor::new(name, account, clock.clone())?)))
+            .collect::<Result<_, SellError>>()?;
+        Ok(Self { config, rules, vendors })
+    }
+
+    /// Each account's way to its vendor.
+    pub(super) const fn vendors(&self) -> &IndexMap<AccountName, Vendor> {
+        &self.vendors
+    }
 }
 
 /// Why `run` ended on its own.
@@ -126,11 +160,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
     let metrics_listener = listen("metrics_listen", config.server.metrics_listen).await?;
     let listener = listen("listen", config.server.listen).await?;
     let gate = Gate::new(config.server.keys.values(), Scope::EventsRead)?;
-    let vendors = config
-        .accounts
-        .iter()
-        .map(|(name, account)| Ok((name.clone(), Vendor::new(name, account, program.clock.clone())?)))
-        .collect::<Result<IndexMap<_, _>, SellError>>()?;
+    let settings = Arc::new(Settings::new(config.clone(), program.rules.clone(), &program.clock)?);
     let sources = SourceStatus::default();
 
     // The side doors stay open until everything else has ended: a drain can be watched.
@@ -160,9 +190,8 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
                 Ok(())
             });
             let shared = Shared {
-                config: config.clone(),
-                rules: program.rules.clone(),
-                vendors: Arc::new(vendors),
+                settings: settings.clone(),
+                reloads: program.reloads.clone(),
                 ledger: opened.ledger.clone(),
                 instance: instance.id,
                 sources: sources.clone(),
@@ -178,7 +207,8 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
                 metrics_listen = %config.server.metrics_listen,
                 "running"
             );
-            let result = shards(shared, &health, config.drain_timeout, stop).await;
+            let mut opened = opened;
+            let result = shards(shared, &mut opened, config.drain_timeout, stop).await;
             opened.close().await;
             result
         }
@@ -227,7 +257,7 @@ async fn open_all(program: &Program, health: &Health) -> Result<open::Opened, Ru
 /// One supervisor a shard, until `stop` or until one of them says that the process must end.
 async fn shards(
     shared: Shared,
-    health: &Health,
+    opened: &mut open::Opened,
     drain_timeout: Duration,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
@@ -239,10 +269,11 @@ async fn shards(
     let ended = tokio::select! {
         () = stop.cancelled() => None,
         ended = tasks.next_ended() => ended,
+        why = opened.database_ended() => Some((Some("the embedded PostgreSQL".into()), Ended::Abnormally(why))),
     };
     let deadline = Instant::now() + drain_timeout;
     signals::notify(&NotifyState::Stopping);
-    health.note("drain", Readiness::Unready, "draining");
+    shared.health.note("drain", Readiness::Unready, "draining");
     stop.cancel();
     let late =
         tasks.drain(deadline, |name, ended| tracing::error!(task = name, ?ended, "a task failed while draining")).await;

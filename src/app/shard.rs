@@ -4,35 +4,47 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use indexmap::IndexMap;
 use rand::RngExt;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::health::{Health, Readiness};
-use super::stages::{self, StageDisposition, StageError};
+use super::run::Settings;
+use super::stages::{self, End, StageDisposition, StageError};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::event::Shard;
 use crate::event::ports::LedgerError;
-use crate::event::{AccountName, Shard, SinkName};
 use crate::ledger::{Lease, Ledger};
-use crate::route::Rules;
-use crate::sell::Vendor;
 use crate::source::SourceStatus;
 use crate::telemetry::metrics::SHARD_OWNED;
 
 /// What the shards of one run share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
-    pub(super) config: Arc<Config>,
-    pub(super) rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
-    pub(super) vendors: Arc<IndexMap<AccountName, Vendor>>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) reloads: Option<watch::Receiver<Arc<Settings>>>,
     pub(super) ledger: Ledger,
     pub(super) instance: Uuid,
     pub(super) sources: SourceStatus,
     pub(super) health: Health,
     pub(super) clock: Clock,
+}
+
+impl Shared {
+    /// Takes the newest configuration.
+    fn renew(&mut self) {
+        if let Some(reloads) = &mut self.reloads {
+            self.settings = reloads.borrow_and_update().clone();
+        }
+    }
+
+    /// The configuration that the stages were started with.
+    pub(super) fn config(&self) -> &Config {
+        &self.settings.config
+    }
 }
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -41,7 +53,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// Owns the shard whenever it can, until `stop`. Ends early only where the process itself must end.
-pub(super) async fn supervise(of: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
+pub(super) async fn supervise(mut of: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
     let part = format!("shard/{shard}");
     let owned = metrics::gauge!(SHARD_OWNED, "shard" => shard.to_string());
     owned.set(0.0);
@@ -50,7 +62,15 @@ pub(super) async fn supervise(of: Shared, shard: Shard, stop: CancellationToken)
     while let Some(mut held) = stop.run_until_cancelled(lease.acquire()).await {
         let began = Instant::now();
         owned.set(1.0);
-        let end = stages::run(&of, &mut held, &stop).await;
+        // A reload starts the stages anew under the same lease.
+        let end = loop {
+            of.renew();
+            match stages::run(&of, &mut held, &stop).await {
+                Ok(End::Reload) => tracing::info!(%shard, "the stages start anew with the new configuration"),
+                Ok(End::Stopped) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
         owned.set(0.0);
         of.health.forget(&part);
         // At once, so that a standby need not wait for the lease to run out.

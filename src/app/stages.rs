@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::run::Settings;
 use super::shard::Shared;
 use super::tasks::{Ended, Tasks};
 use super::{backlog, looks};
@@ -87,6 +88,15 @@ impl StageError {
     }
 }
 
+/// How the stages ended where nothing was wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// As asked.
+    Stopped,
+    /// To begin again with another configuration.
+    Reload,
+}
+
 /// Pages on their way to the recorder, at most; the [`Capacity`] bounds what they hold.
 const MAX_PAGES: usize = 1_024;
 /// When an owner ends, its stages get this long: what is cut off is done again from the ledger.
@@ -102,30 +112,43 @@ struct Stages {
 }
 
 /// Runs the stages until `stop`, or until one of them ends on its own.
-pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationToken) -> Result<(), StageError> {
+pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationToken) -> Result<End, StageError> {
     let mut stages = start(shared, held.ownership()).await?;
+    let mut reloads = shared.reloads.clone();
     let ended = tokio::select! {
-        () = stop.cancelled() => None,
-        lost = held.hold() => Some(lost.into()),
-        ended = stages.ended() => Some(ended),
+        () = stop.cancelled() => Ok(End::Stopped),
+        () = reloaded(&mut reloads) => Ok(End::Reload),
+        lost = held.hold() => Err(lost.into()),
+        ended = stages.ended() => Err(ended),
     };
     match ended {
-        None => {
+        Ok(end) => {
             // The lease is held while everything drains: nobody else may write before we are done.
             tokio::select! {
-                () = stages.drain(shared.config.drain_timeout) => Ok(()),
+                () = stages.drain(shared.config().drain_timeout) => Ok(end),
                 lost = held.hold() => Err(lost.into()),
             }
         }
-        Some(error) => {
+        Err(error) => {
             stages.cut().await;
             Err(error)
         }
     }
 }
 
+/// Waits for another configuration than the one that the stages were started with.
+async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
+    let changed = match reloads {
+        Some(reloads) => reloads.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
+}
+
 async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> {
-    let config = &shared.config;
+    let config = &shared.settings.config;
     let recorder = Recorder::open(&shared.ledger, owner).await?;
     let fanout = Fanout::new(owner.shard, recorder.head().0);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
@@ -152,7 +175,7 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
         let sinks: Vec<SinkName> = config.sinks.keys().cloned().collect();
         async move { Ok(ledger.keep_house(owner, &config.ledger, &sinks, stop).await?) }
     });
-    for (account, vendor) in shared.vendors.iter() {
+    for (account, vendor) in shared.settings.vendors() {
         if shared.ledger.shard_of(account).await? != owner.shard {
             continue;
         }
@@ -177,19 +200,19 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
 }
 
 fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &SinkName, fanout: &Fanout) {
-    let config = &shared.config.sinks[name];
-    let channels = shared.config.channels;
+    let config = &shared.config().sinks[name];
+    let channels = shared.config().channels;
     let feed = fanout.feed(name, Capacity::new(channels.events, channels.bytes), shared.ledger.clone());
-    let route: Arc<dyn crate::event::ports::Route> = shared.rules[name].clone();
+    let route: Arc<dyn crate::event::ports::Route> = shared.settings.rules[name].clone();
     let (book, clock, stop) = (shared.ledger.clone(), shared.clock.clone(), stages.stop_rest.clone());
     let task = format!("sink/{name}");
     match &config.kind {
         SinkKind::Kafka(kafka) => {
             let sink = kafka::KafkaSink {
                 name: name.clone(),
-                deployment: shared.config.deployment.clone(),
+                deployment: shared.config().deployment.clone(),
                 ledger: shared.ledger.id(),
-                shards: shared.config.ledger.shards,
+                shards: shared.config().ledger.shards,
                 owner,
                 config: kafka.clone(),
                 start: config.start,

@@ -13,6 +13,7 @@ mod init;
 mod migrate;
 mod output;
 mod reach;
+mod reload;
 mod run;
 mod simulate;
 mod sinks;
@@ -103,6 +104,8 @@ enum Verb {
     Run(run::Options),
     /// Be a Sell of one's own, with a living company and every fault that is asked for
     Simulate(Box<crate::simulator::Options>),
+    /// Make the running service read its configuration again
+    Reload(reload::Options),
     /// Write a first configuration
     Init(init::Options),
     /// Say what a configuration means and promises, and whether everything that it needs answers
@@ -173,6 +176,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Webhook(options) => webhook::run(&global, &options).await,
         Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Simulate(options) => simulate::run(*options).await,
+        Verb::Reload(options) => reload::run(&global, &options),
         Verb::Init(options) => init::run(&global, &options),
         Verb::Check(options) => check::run(&global, &options).await,
         Verb::Config(options) => config::run(&global, &options),

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use clap::Args;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Global};
-use crate::app::{self, Program, RunDisposition, RunError, signals};
+use crate::app::{self, Program, RunDisposition, RunError, Settings, signals};
 use crate::clock::Clock;
 use crate::telemetry::logging::Logging;
 use crate::telemetry::recorder::Recorder;
@@ -30,8 +31,15 @@ pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
         tracing::warn!(%warning, "configuration");
     }
     let metrics = Recorder::install().map_err(Failure::runtime)?;
-    let program = Program { config, rules: Arc::new(ready.rules), metrics, clock: Clock::system() };
-    let result = app::run(program, stop).await;
+    let (clock, rules) = (Clock::system(), Arc::new(ready.rules));
+    let settings = Settings::new(config.clone(), rules.clone(), &clock).map_err(Failure::configuration)?;
+    let (settings, reloads) = watch::channel(Arc::new(settings));
+    let program = Program { config, rules, metrics, clock: clock.clone(), reloads: Some(reloads) };
+    let result = tokio::select! {
+        result = app::run(program, stop) => result,
+        // Ends only where signals cannot be heard, which is told before anything runs.
+        Err(error) = super::reload::answer(global.clone(), clock, settings, &logging) => return Err(Failure::runtime(error)),
+    };
     if let Err(error) = &result {
         tracing::error!(error = error as &dyn std::error::Error, "standpipe ends");
     }
