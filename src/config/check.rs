@@ -212,17 +212,27 @@ fn ledger(raw: RawLedger, accounts: &IndexMap<AccountName, AccountConfig>, to: &
         to.refuse("ledger.max_backlog", "too small: at least 1MiB");
     }
     if let Some((name, account)) = accounts.iter().max_by_key(|(_, account)| account.history) {
-        let least = account.history.saturating_add(raw.retention.0);
+        // The longest outage that loses nothing is as long as the history itself.
+        let least = account.history.saturating_mul(2);
         if raw.dedupe_window.0 < least {
             to.refuse(
                 "ledger.dedupe_window",
                 format!(
-                    "{} is too short: at least {}, the `history` of accounts.{name} ({}) plus `retention` ({}), or an \
-                     event that the source repeats could be recorded twice",
+                    "{} is too short: at least {}, twice the `history` of accounts.{name} ({}), or an event that the \
+                     source repeats after an outage could be recorded twice",
                     format_duration(raw.dedupe_window.0),
                     format_duration(least),
                     format_duration(account.history),
+                ),
+            );
+        }
+        if raw.retention.0 > raw.dedupe_window.0 {
+            to.warn(
+                "ledger.retention",
+                format!(
+                    "{} is longer than `dedupe_window` ({}): an event is found by its id for that long only",
                     format_duration(raw.retention.0),
+                    format_duration(raw.dedupe_window.0),
                 ),
             );
         }

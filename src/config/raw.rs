@@ -78,7 +78,8 @@ pub(super) struct RawLedger {
     pub lease_ttl: DurationText,
     /// How long events are kept; never past the cursor of a configured sink.
     pub retention: DurationText,
-    /// How long event ids are remembered: at least the longest `history` of an account plus `retention`.
+    /// How long event ids are remembered: at least twice the longest `history` of an account, that is the history and
+    /// the longest outage that loses nothing.
     pub dedupe_window: DurationText,
     /// The source pauses when events that a sink still needs exceed this.
     pub max_backlog: SizeText,

@@ -211,7 +211,7 @@ fn what_later_versions_take_is_refused_by_name() {
 fn values_that_do_not_fit_each_other_are_refused() {
     assert!(error("[server]\nlisten = \"0.0.0.0:8080\"").contains("only loopback is served"));
     assert!(error("[server]\nlisten = \"127.0.0.1:9464\"").contains("choose another port"));
-    assert!(error("history = \"200h\"").contains("ledger.dedupe_window: 14d is too short: at least 368h"));
+    assert!(error("history = \"200h\"").contains("ledger.dedupe_window: 14d is too short: at least 400h"));
     assert!(error("base_url = \"http://api.getbase.com\"").contains("in the clear"));
     assert!(error("base_url = \"https://api.getbase.com/v3\"").contains("the origin alone"));
     assert!(error("page_limit = 1001").contains("1 to 1000"));

@@ -62,7 +62,7 @@ pub struct LedgerConfig {
     pub lease_ttl: Duration,
     /// How long events are kept.
     pub retention: Duration,
-    /// How long event ids are remembered; never shorter than any account's `history`.
+    /// How long event ids are remembered; at least twice any account's `history`.
     pub dedupe_window: Duration,
     /// The source pauses when the events that a sink still needs exceed this many bytes.
     pub max_backlog: u64,
