@@ -20,7 +20,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long we wait for a free connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-const MAX_CONNECTIONS: u32 = 16;
+/// Connections of one process, at most: some for each shard that it may own, within what a server gives by default.
+const CONNECTIONS: u32 = 14;
+const CONNECTIONS_PER_SHARD: u32 = 2;
+const MAX_CONNECTIONS: u32 = 64;
+/// With more shards than this in one process a connection is taken for each commit and not kept between them.
+pub(crate) const SHARDS_THAT_KEEP: u16 = 16;
 
 /// The pool, and whether a transaction-mode pooler stands between.
 #[derive(Clone, Debug)]
@@ -31,7 +36,7 @@ pub(crate) struct Db {
 
 impl Db {
     /// Nothing is connected yet.
-    pub(crate) fn new(options: PgConnectOptions, application: &str, pooler: bool) -> Self {
+    pub(crate) fn new(options: PgConnectOptions, application: &str, pooler: bool, shards: u16) -> Self {
         let options = options.application_name(application);
         // A pooler gives every transaction another server connection: neither session settings nor named statements
         // survive, and it refuses start-up parameters that it does not know.
@@ -44,7 +49,7 @@ impl Db {
             ])
         };
         let pool = PgPoolOptions::new()
-            .max_connections(MAX_CONNECTIONS)
+            .max_connections((CONNECTIONS + CONNECTIONS_PER_SHARD * u32::from(shards)).min(MAX_CONNECTIONS))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .connect_lazy_with(options);
         Self { pool, pooler }

@@ -166,7 +166,7 @@ impl Database {
             return Err(OpenError::Url);
         }
         let options = PgConnectOptions::from_str(url).map_err(|_| OpenError::Url)?;
-        let db = Db::new(options, &format!("standpipe {deployment}"), config.pooler);
+        let db = Db::new(options, &format!("standpipe {deployment}"), config.pooler, config.shards);
         bounded(doing, CALL_LIMIT, async {
             let mut session = db.session().await.map_err(broken(doing))?;
             let server = sqlx::query!(

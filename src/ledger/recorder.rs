@@ -278,7 +278,11 @@ impl Recorder {
             draft.write_more(&mut session, shard, &plan, &answer).await.map_err(Doubt::Nothing)?;
         }
         session.commit().await.map_err(doubt)?;
-        self.session = Some(session);
+        if self.ledger.0.shards <= super::database::SHARDS_THAT_KEEP {
+            self.session = Some(session);
+        } else {
+            session.done().await.map_err(doubt)?;
+        }
         Ok(answer)
     }
 
