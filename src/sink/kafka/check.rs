@@ -139,7 +139,7 @@ impl Findings {
             self.warnings.push(format!("`{topic}` has replication 1: what it holds is lost with its broker's disk"));
             self.weakened("no broker of a topic with replication 1 loses its disk");
         }
-        let Some(config) = topics::describe(settings, handle, topic)? else { return Ok(()) };
+        let Some(config) = topics::describe(settings, handle, looker, topic)? else { return Ok(()) };
         if replication > 1 && config.min_insync.is_some_and(|min| min < 2) {
             self.warnings.push(format!(
                 "`{topic}` has min.insync.replicas 1: a broker may acknowledge what it alone holds, and then be lost"

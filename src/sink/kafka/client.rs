@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::cluster::{Cluster, CursorFound, TopicEnd, TopicInfo, TopicKind};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
-use super::error::KafkaSinkError;
+use super::error::{KafkaSinkError, code_of};
 use super::producer::Producer;
 use super::{look, thread, topics};
 
@@ -152,6 +152,17 @@ impl Looker {
         }
     }
 
+    /// A broker that answers now: administrative calls go straight to it, because one that does not know them, as
+    /// librdkafka's mock cluster, then says so at once instead of never naming a controller.
+    pub(super) fn some_broker(&self, topic: &str) -> Result<Option<i32>, KafkaSinkError> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), ADMIN_TIMEOUT)
+            .map_err(|error| self.failed("looking for a broker".to_owned(), error))?;
+        let answering = Some(metadata.orig_broker_id()).filter(|id| *id >= 0);
+        Ok(answering.or_else(|| metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id)))
+    }
+
     pub(super) fn failed(&self, doing: String, error: KafkaError) -> KafkaSinkError {
         KafkaSinkError::Kafka { doing, source: self.listener.explain(error) }
     }
@@ -185,7 +196,7 @@ impl Listener {
 pub(super) fn says_little(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
-        error.rdkafka_error_code(),
+        code_of(error),
         Some(Code::OperationTimedOut | Code::RequestTimedOut | Code::BrokerTransportFailure | Code::AllBrokersDown)
     )
 }

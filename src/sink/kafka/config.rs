@@ -257,3 +257,88 @@ fn is_secret(property: &str) -> bool {
 fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use indexmap::IndexMap;
+
+    use super::*;
+    use crate::config::{NewProducer, Secret};
+
+    fn settings(properties: &[(&str, &str)], secrets: &[(&str, &str)]) -> Settings {
+        let config = KafkaConfig {
+            brokers: "kafka-1:9092".into(),
+            topic: String::new(),
+            key: String::new(),
+            new_producer: NewProducer::OnDoubt,
+            create_topics: true,
+            partitions: None,
+            replication: None,
+            properties: properties.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            secret_properties: secrets
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), Secret::value(*value)))
+                .collect::<IndexMap<_, _>>(),
+        };
+        let ledger = LedgerId(uuid::Uuid::from_u128(0x1234_5678 << 96));
+        Settings::new("acme-prod", &SinkName::from("crm"), ledger, 4, Shard(3), config)
+    }
+
+    #[test]
+    fn names_follow_from_deployment_ledger_sink_and_shard() {
+        let settings = settings(&[], &[]);
+        assert_eq!(settings.transactional_id, "acme-prod-12345678-crm-3");
+        assert_eq!(settings.cursor_topic, "standpipe.acme-prod.crm.cursor");
+        assert_eq!(settings.control_topic, "standpipe.acme-prod.control");
+    }
+
+    #[test]
+    fn a_property_that_the_guarantee_rests_on_cannot_be_set() {
+        for property in ["acks", "request.required.acks", "enable.idempotence", "transactional.id", "partitioner"] {
+            for settings in [settings(&[(property, "0")], &[]), settings(&[], &[(property, "0")])] {
+                let errors = check_properties(&settings.config);
+                assert!(
+                    matches!(&errors[..], [KafkaSinkError::Property { property: named, .. }, ..] if named == property)
+                );
+                assert!(settings.producer(usize::MAX).is_err());
+                assert!(settings.consumer(Isolation::Committed).is_err());
+            }
+        }
+        assert!(check_properties(&settings(&[("security.protocol", "SASL_SSL")], &[]).config).is_empty());
+    }
+
+    #[test]
+    fn a_property_that_the_client_does_not_know_is_named_and_a_secret_value_is_not_printed() {
+        let error = settings(&[("no.such.property", "x")], &[]).producer(usize::MAX).unwrap_err();
+        assert!(error.to_string().contains("no.such.property"), "{error}");
+        let error = settings(&[], &[("sasl.mechanism", "hunter2"), ("ssl.key.pem", "hunter3")]).producer(usize::MAX);
+        if let Err(error) = error {
+            let text = crate::telemetry::causes(&error);
+            assert!(!text.contains("hunter"), "{text}");
+        }
+        let error = settings(&[], &[("security.protocol", "hunter2")]).producer(usize::MAX).unwrap_err();
+        let text = format!("{} {error:?}", crate::telemetry::causes(&error));
+        assert!(text.contains("security.protocol") && !text.contains("hunter2"), "{text}");
+    }
+
+    /// INV-16.
+    #[test]
+    fn the_effective_settings_are_told_without_secrets() {
+        let properties = [("linger.ms", "1"), ("sasl.username", "anna"), ("client.rack", "r1")];
+        let line = settings(&properties, &[("sasl.password", "hunter2")]).describe(50_000).unwrap();
+        let shown = ["acks=-1", "enable.idempotence=true", "compression.codec=lz4", "linger.ms=1", "batch.size=50000"];
+        for part in shown.into_iter().chain(["transactional.id=acme-prod-12345678-crm-3", "client.rack=r1"]) {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(line.contains("sasl.password=***") && line.contains("sasl.username=***"), "{line}");
+        assert!(!line.contains("hunter2") && !line.contains("anna"), "{line}");
+    }
+
+    #[test]
+    fn batches_are_no_larger_than_the_smallest_topic_takes() {
+        let own = settings(&[], &[]);
+        assert_eq!(own.batch_bytes(usize::MAX), 1_000_000);
+        assert_eq!(own.batch_bytes(20_000), 20_000);
+        assert_eq!(settings(&[("batch.size", "5000")], &[]).batch_bytes(20_000), 5_000);
+    }
+}

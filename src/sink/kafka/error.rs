@@ -165,10 +165,18 @@ impl KafkaSinkError {
     }
 }
 
+/// The code behind an error of the client. The binding leaves out that of an administrative call.
+pub(super) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
+}
+
 /// What a person can do about an error of the client.
 fn remedy(error: &KafkaError) -> &'static str {
     use RDKafkaErrorCode as Code;
-    match error.rdkafka_error_code() {
+    match code_of(error) {
         Some(Code::TopicAuthorizationFailed) => {
             " (grant the sink's user Write, Describe, Create and DescribeConfigs on its topics, and Read on its cursor topic)"
         }
@@ -189,11 +197,11 @@ fn remedy(error: &KafkaError) -> &'static str {
 
 fn is_unresolved(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
-    matches!(error.rdkafka_error_code(), Some(Code::Resolve))
+    matches!(code_of(error), Some(Code::Resolve))
 }
 
 /// Whether an error says that another producer has the transactional id.
 pub(super) fn is_fencing(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
-    matches!(error.rdkafka_error_code(), Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch))
+    matches!(code_of(error), Some(Code::ProducerFenced | Code::Fenced | Code::InvalidProducerEpoch))
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::cluster::{Committed, Transaction, Transactions};
 use super::config::{SOCKET_TIMEOUT, Settings, TRANSACTION_TIMEOUT};
-use super::error::{KafkaSinkError, is_fencing};
+use super::error::{KafkaSinkError, code_of, is_fencing};
 use super::message::Common;
 use super::thread;
 
@@ -227,7 +227,7 @@ impl Client {
         let source = self.reports.take_failure().unwrap_or(source);
         // A fatal error hides behind what it does to the messages.
         let source = self.producer.client().fatal_error().map_or(source, |(code, _)| KafkaError::Global(code));
-        if source.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+        if code_of(&source) == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
             return KafkaSinkError::TooLarge { source };
         }
         // After the transaction's own timeout it was the broker that fenced us, and not another owner.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::runtime::Handle;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use super::client::{Listener, Looker, admin};
 use super::cluster::{TopicInfo, TopicKind};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings};
-use super::error::KafkaSinkError;
+use super::error::{KafkaSinkError, code_of};
 
 /// The limit of a message where the topic's own may not be asked for, in bytes: a little under Kafka's default.
 const USUAL_LIMIT: usize = 1_000_000;
@@ -61,7 +60,7 @@ pub(super) fn output_topic(
         };
         make(settings, handle, &looker, topic, wanted, &[])?
     };
-    let own = match describe(settings, handle, topic)?.and_then(|found| found.max_message_bytes) {
+    let own = match describe(settings, handle, &looker, topic)?.and_then(|found| found.max_message_bytes) {
         Some(limit) => limit,
         None => settings.max_message_bytes().unwrap_or(USUAL_LIMIT),
     };
@@ -89,16 +88,19 @@ fn make(
         new = new.set(key, value);
     }
     let (admin, listener) = admin(settings)?;
-    let outcome = if is_mock(admin.inner()) {
-        Ok(Some(Err((topic.to_owned(), RDKafkaErrorCode::UnsupportedFeature))))
-    } else {
-        let asked = admin.create_topics([&new], &options());
+    let create = |broker: Option<i32>| {
+        let asked = admin.create_topics([&new], &options(broker));
         handle.block_on(asked).map(|mut results| results.pop())
+    };
+    let outcome = match create(looker.some_broker(topic)?) {
+        // Without KRaft only the controller makes topics; the client finds it.
+        Ok(Some(Err((_, RDKafkaErrorCode::NotController)))) => create(None),
+        outcome => outcome,
     };
     match outcome {
         Ok(None | Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => {}
         Ok(Some(Err((_, code)))) if unsupported(code) => ask_for_it(settings, topic)?,
-        Err(error) if error.rdkafka_error_code().is_some_and(unsupported) => ask_for_it(settings, topic)?,
+        Err(error) if code_of(&error).is_some_and(unsupported) => ask_for_it(settings, topic)?,
         Ok(Some(Err((_, code)))) => {
             return Err(KafkaSinkError::Kafka {
                 doing: format!("creating the topic `{topic}`"),
@@ -139,17 +141,16 @@ fn ask_for_it(settings: &Settings, topic: &str) -> Result<(), KafkaSinkError> {
         .map_err(KafkaSinkError::kafka(format!("asking for the topic `{topic}`")))
 }
 
-/// librdkafka's mock cluster names itself. It has no controller, which administrative requests would wait for.
-fn is_mock<C: ClientContext>(client: &Client<C>) -> bool {
-    client.fetch_cluster_id(ADMIN_TIMEOUT).is_some_and(|id| id.starts_with("mockCluster"))
-}
-
 const fn unsupported(code: RDKafkaErrorCode) -> bool {
     matches!(code, RDKafkaErrorCode::UnsupportedFeature | RDKafkaErrorCode::UnsupportedVersion)
 }
 
-fn options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT)).operation_timeout(Some(ADMIN_TIMEOUT))
+fn options(broker: Option<i32>) -> AdminOptions {
+    let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
+    match broker {
+        Some(broker) => options.broker_id(broker),
+        None => options,
+    }
 }
 
 /// The configuration of a topic, as far as it matters here; what the broker does not tell is none.
@@ -164,18 +165,16 @@ pub(super) struct TopicConfig {
 pub(super) fn describe(
     settings: &Settings,
     handle: &Handle,
+    looker: &Looker,
     topic: &str,
 ) -> Result<Option<TopicConfig>, KafkaSinkError> {
     use RDKafkaErrorCode as Code;
     let (admin, listener): (_, Listener) = admin(settings)?;
-    if is_mock(admin.inner()) {
-        return Ok(None);
-    }
     let resource = ResourceSpecifier::Topic(topic);
-    let asked = admin.describe_configs([&resource], &options());
+    let asked = admin.describe_configs([&resource], &options(looker.some_broker(topic)?));
     let outcome = match handle.block_on(asked) {
         Ok(mut results) => results.pop().unwrap_or(Err(Code::UnknownTopicOrPartition)),
-        Err(error) => match error.rdkafka_error_code() {
+        Err(error) => match code_of(&error) {
             Some(code) if unsupported(code) => Err(code),
             _ => {
                 let doing = format!("describing the topic `{topic}`");

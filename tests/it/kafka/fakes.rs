@@ -262,7 +262,7 @@ impl Running {
 
     /// How it ends on its own.
     pub async fn end(self) -> Result<(), KafkaSinkError> {
-        tokio::time::timeout(std::time::Duration::from_secs(60), self.task).await.expect("it ends").unwrap()
+        tokio::time::timeout(std::time::Duration::from_mins(1), self.task).await.expect("it ends").unwrap()
     }
 }
 

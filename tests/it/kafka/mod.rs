@@ -1,7 +1,9 @@
 //! The Kafka sink against a real Kafka, seen by `kcat`; the ledger is one in memory that a test can rewind and freeze.
 
+mod checks;
 mod doubt;
 mod fakes;
+mod simulated;
 mod starts;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use standpipe::event::ports::SinkState;
 use standpipe::event::{Replay, Seq, SinkName};
 use standpipe::sink::kafka::Disposition;
+use tokio_util::sync::CancellationToken;
 
 use rdkafka::producer::{BaseRecord, Producer as _};
 use standpipe::config::{KafkaConfig, SinkStart};
@@ -18,7 +21,7 @@ use self::fakes::{FakeLedger, Running, SINK, config, sink, start};
 use crate::support::kafka::{Isolation, Kafka, Message};
 use crate::support::wait::{hold, wait_for, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// Names of a test's own in the shared Kafka, and its ledger.
 struct Stage {
@@ -207,7 +210,7 @@ async fn an_event_that_is_larger_than_the_broker_takes_becomes_a_stub_in_its_pla
 
 fn sha2_word(at: u32) -> String {
     use sha2::Digest as _;
-    sha2::Sha256::digest(at.to_be_bytes()).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    standpipe::event::Chain(sha2::Sha256::digest(at.to_be_bytes()).into()).to_string()
 }
 
 /// Field 2: a flag that is not wired passes every happy test.
@@ -227,9 +230,13 @@ async fn the_broker_knows_the_transactional_id_and_hides_what_was_not_committed(
     client.set("bootstrap.servers", stage.kafka.brokers()).set("transactional.id", &id);
     let older: rdkafka::producer::BaseProducer = client.create().unwrap();
     let record = BaseRecord::to(&stage.topic).partition(0).key("acme/deal/0").payload("of an older owner");
+    let cursor = stage.cursor().await.unwrap().to_string().replace(r#""seq":10"#, r#""seq":8"#);
+    let (cursors, shard) = (stage.cursor_topic(), "0");
+    let cursor = BaseRecord::to(&cursors).partition(0).key(shard).payload(&cursor);
     older.init_transactions(LIMIT).unwrap();
     older.begin_transaction().unwrap();
     older.send(record).unwrap();
+    older.send(cursor).unwrap();
     older.flush(LIMIT).unwrap();
     stage.ledger.record_some(10);
     let running = stage.start();
@@ -260,4 +267,19 @@ async fn a_sink_whose_transactional_id_is_taken_stands_down() {
     stage.wait_cursor(20).await;
     running.stop().await.unwrap();
     stage.assert_delivered(1..=20).await;
+}
+
+/// The demo's broker: it knows no administration, and topics come by being asked for.
+#[tokio::test]
+async fn a_sink_works_against_the_mock_cluster_too() {
+    let mock = standpipe::embedded::MockKafka::start(&[]).unwrap();
+    let ledger = FakeLedger::new();
+    ledger.record_some(50);
+    for round in 1..=2 {
+        let running = start(sink(&ledger, "it-mock", config(mock.bootstrap(), "mock.deals")));
+        let copied = async || ledger.state().row.cursor == Some(Seq(round * 50));
+        wait_until(format!("W is {}", round * 50), LIMIT, copied).await;
+        running.stop().await.unwrap();
+        ledger.record_some(50);
+    }
 }

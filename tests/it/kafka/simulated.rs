@@ -1,0 +1,322 @@
+//! The loop against a Kafka in memory, in virtual time: how transactions grow and shrink, and what is not waited for.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use standpipe::event::ports::LedgerError;
+use standpipe::sink::kafka::{
+    Cluster, Committed, Cursor, CursorFound, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicInfo, TopicKind,
+    Transaction, Transactions, run_on,
+};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::*;
+
+const COMMIT_TAKES: Duration = Duration::from_millis(10);
+
+/// A Kafka in memory that commits what it is given, unless it was told to fail.
+#[derive(Clone, Default)]
+struct Simulated(Arc<Mutex<Inside>>);
+
+#[derive(Default)]
+struct Inside {
+    commits: Vec<Commit>,
+    cursor: Option<Vec<u8>>,
+    /// Outcomes of the next transactions; then all succeed.
+    fates: VecDeque<Fate>,
+    largest: usize,
+    partitions: i32,
+    fenced: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Commit {
+    at: Instant,
+    seqs: Vec<u64>,
+    stubs: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Fails,
+    Hangs(usize),
+}
+
+struct SimulatedProducer(Simulated);
+
+impl Simulated {
+    fn new() -> Self {
+        let this = Self::default();
+        this.inside().largest = usize::MAX;
+        this.inside().partitions = 1;
+        this
+    }
+
+    fn inside(&self) -> std::sync::MutexGuard<'_, Inside> {
+        self.0.lock().unwrap()
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.inside().commits.iter().map(|commit| commit.seqs.len()).collect()
+    }
+
+    fn cursor_seq(&self) -> u64 {
+        let cursor = self.inside().cursor.clone();
+        cursor.map_or(0, |value| Cursor::from_json(&value).unwrap().seq.0)
+    }
+
+    async fn wait_cursor(&self, seq: u64) {
+        wait_until(format!("the cursor stands at {seq}"), LIMIT, async || self.cursor_seq() == seq).await;
+    }
+
+    fn start(&self, ledger: &FakeLedger) -> (CancellationToken, JoinHandle<Result<(), KafkaSinkError>>) {
+        let sink = sink(ledger, "simulated", config("nowhere", "deals"));
+        let (stop, settings) = (sink.stop.clone(), Arc::new(sink.settings()));
+        (stop, tokio::spawn(run_on(sink, settings, self.clone())))
+    }
+}
+
+impl Transactions for SimulatedProducer {
+    fn submit(
+        &mut self,
+        transaction: Transaction,
+    ) -> impl Future<Output = Result<Committed, KafkaSinkError>> + Send + 'static {
+        let kafka = self.0.clone();
+        async move {
+            tokio::time::sleep_until(Instant::now() + COMMIT_TAKES).await;
+            let mut inside = kafka.inside();
+            match inside.fates.pop_front() {
+                Some(Fate::Fails) => return Err(KafkaSinkError::Doubt { why: "simulated".into(), source: None }),
+                Some(Fate::Hangs(abandoned)) => {
+                    return Err(KafkaSinkError::Hangs { doing: "simulating".into(), abandoned });
+                }
+                None => {}
+            }
+            if transaction.messages.iter().any(|message| message.value().len() > inside.largest) {
+                let source = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+                return Err(KafkaSinkError::TooLarge { source });
+            }
+            let seqs = transaction.messages.iter().map(|message| message.event().seq.0).collect();
+            let stubs = transaction.messages.iter().filter(|message| message.is_stub()).count();
+            inside.commits.push(Commit { at: Instant::now(), seqs, stubs });
+            inside.cursor = Some(transaction.cursor);
+            Ok(Committed { took: COMMIT_TAKES })
+        }
+    }
+
+    async fn discard(self) -> Result<(), KafkaSinkError> {
+        Ok(())
+    }
+}
+
+impl Cluster for Simulated {
+    type Producer = SimulatedProducer;
+
+    async fn cursor_topic(&mut self, _: bool) -> Result<bool, KafkaSinkError> {
+        Ok(true)
+    }
+
+    async fn fence(&mut self) -> Result<SimulatedProducer, KafkaSinkError> {
+        self.inside().fenced += 1;
+        Ok(SimulatedProducer(self.clone()))
+    }
+
+    async fn read_cursor(&mut self, _: &SimulatedProducer) -> Result<CursorFound, KafkaSinkError> {
+        let cursor = self.inside().cursor.as_deref().map(Cursor::from_json);
+        Ok(CursorFound { low: 0, cursor })
+    }
+
+    async fn ends(&mut self, _: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
+        Ok(Vec::new())
+    }
+
+    async fn topic(&mut self, _: &str, _: TopicKind) -> Result<TopicInfo, KafkaSinkError> {
+        Ok(TopicInfo { partitions: self.inside().partitions, max_bytes: 1_000_000 })
+    }
+
+    async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {
+        let now = self.inside().partitions;
+        Ok(topics.iter().map(|_| Some(now)).collect())
+    }
+
+    fn outgrown(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_goes_out_at_once_when_nothing_is_behind_it() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    let recorded = Instant::now();
+    ledger.record_some(1);
+    kafka.wait_cursor(1).await;
+    let commit = kafka.inside().commits.last().cloned().unwrap();
+    assert_eq!(commit.at - recorded, COMMIT_TAKES);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn transactions_grow_with_the_backlog_up_to_their_bound() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(12_345);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(12_345).await;
+    assert_eq!(kafka.sizes(), [0, 5_000, 5_000, 2_345]);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failure_half_as_many_are_tried_and_after_a_success_twice_as_many() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    kafka.inside().fates = [Fate::Fails, Fate::Fails].into();
+    ledger.record_some(1_000);
+    kafka.wait_cursor(1_000).await;
+    assert_eq!(kafka.sizes(), [0, 250, 500, 250]);
+    assert_eq!(kafka.inside().fenced, 3, "each failure costs its producer");
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_broker_refuses_for_its_size_is_found_and_becomes_a_stub() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    kafka.inside().largest = 3_000;
+    ledger.record_some(20);
+    ledger.record([("1".into(), format!(r#"{{"long":"{}"}}"#, "x".repeat(5_000)))]);
+    ledger.record_some(20);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(41).await;
+    let commits = kafka.inside().commits.clone();
+    let delivered: Vec<u64> = commits.iter().flat_map(|commit| commit.seqs.clone()).collect();
+    assert_eq!(delivered, (1..=41).collect::<Vec<_>>());
+    assert_eq!(commits.iter().map(|commit| commit.stubs).sum::<usize>(), 1);
+    assert!(ledger.state().letters.is_empty());
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_whose_stub_is_refused_too_is_a_dead_letter_and_stalls_nothing() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    kafka.inside().largest = 100;
+    ledger.record_some(5);
+    ledger.record([("1".into(), "x".repeat(200))]);
+    ledger.record_some(5);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(11).await;
+    let delivered: Vec<u64> = kafka.inside().commits.iter().flat_map(|commit| commit.seqs.clone()).collect();
+    assert_eq!(delivered, (1..=5).chain(7..=11).collect::<Vec<_>>());
+    let letters: Vec<u64> = ledger.state().letters.iter().map(|letter| letter.seq.0).collect();
+    assert_eq!(letters, [6]);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_filtered_is_passed_by_the_cursor_alone_after_5_s_or_50_000_events() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    let first = kafka.inside().commits[0].at;
+    ledger.record([("1".into(), "FILTERED".into())]);
+    kafka.wait_cursor(1).await;
+    let waited = kafka.inside().commits[1].at - first;
+    assert!(waited >= Duration::from_secs(5) && waited < Duration::from_secs(7), "{waited:?}");
+    let before = Instant::now();
+    ledger.record((0..50_000).map(|_| ("1".into(), "FILTERED".into())));
+    kafka.wait_cursor(50_001).await;
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    assert_eq!(kafka.sizes(), [0, 0, 0]);
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+/// INV-7: W is a copy; nothing waits for it.
+#[tokio::test(start_paused = true)]
+async fn delivery_goes_on_while_the_ledger_does_not_keep_the_copy() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    ledger.state().frozen = true;
+    for round in 1..=20 {
+        ledger.record_some(10);
+        kafka.wait_cursor(round * 10).await;
+    }
+    assert_eq!(ledger.state().row.cursor, Some(Seq::ZERO));
+    // A ledger that never answers is lost in the end, so that the shard starts anew and verifies again (INV-8).
+    let error = task.await.unwrap().unwrap_err();
+    assert_eq!(error.disposition(), Disposition::Restart, "{error}");
+    drop(stop);
+}
+
+/// INV-8: a fail-over can rewind a ledger that runs.
+#[tokio::test(start_paused = true)]
+async fn events_that_do_not_link_to_the_cursor_end_the_shard() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(10);
+    let (_stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(10).await;
+    ledger.rewind(5);
+    for at in 0..10 {
+        ledger.add("deal.updated", "1", format!(r#"{{"another":{at}}}"#), None);
+    }
+    ledger.publish();
+    let error = task.await.unwrap().unwrap_err();
+    assert!(matches!(error, KafkaSinkError::Ledger(LedgerError::Fenced { .. })), "{error}");
+    assert_eq!(kafka.cursor_seq(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_change_while_it_runs_stop_the_sink() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(10);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(10).await;
+    kafka.inside().partitions = 2;
+    wait_until("it halts", 2 * LIMIT, async || ledger.reported().0 == SinkState::Halted).await;
+    assert!(ledger.reported().1.contains("now has 2 partitions and had 1"));
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_third_thread_that_hangs_ends_the_process_and_those_before_do_not() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    kafka.inside().fates = (1..=MAX_ABANDONED).map(Fate::Hangs).collect();
+    ledger.record_some(10);
+    let (_stop, task) = kafka.start(&ledger);
+    let error = task.await.unwrap().unwrap_err();
+    assert_eq!(error.disposition(), Disposition::Exit, "{error}");
+    assert_eq!(kafka.inside().fenced, MAX_ABANDONED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_was_idle_for_a_day_is_made_anew() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(1);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(1).await;
+    tokio::time::advance(Duration::from_hours(24)).await;
+    wait_until("it is fenced again", LIMIT, async || kafka.inside().fenced == 2).await;
+    stop.cancel();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_finishes_the_transaction_in_flight_and_keeps_the_copy() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(7);
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    stop.cancel();
+    task.await.unwrap().unwrap();
+    assert_eq!(Some(Seq(kafka.cursor_seq())), ledger.state().row.cursor);
+}
