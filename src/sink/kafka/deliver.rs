@@ -190,14 +190,14 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
                 _ => recorded.push((at, 1)),
             }
         }
-        let sent = self.draft.messages.iter().map(|message| message.event().seq).collect();
+        let sent: Vec<Seq> = self.draft.messages.iter().map(|message| message.event().seq).collect();
         let transaction = self.draft.transaction(&self.session.settings);
         let span = info_span!(
             parent: None,
             "transaction",
             sink = %self.session.sink,
             shard = %self.session.owner.shard,
-            events = self.draft.messages.len(),
+            events = sent.len(),
             to = %self.draft.place.seq
         );
         let outcome = Box::pin(self.producer.submit(transaction).instrument(span));
