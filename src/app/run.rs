@@ -267,6 +267,8 @@ async fn shards(
         tasks.spawn(format!("shard/{shard}"), shard::supervise(shared.clone(), shard, stop.clone()));
     }
     let ended = tokio::select! {
+        // First: a supervisor that ends because it was asked to is not one that ends by itself.
+        biased;
         () = stop.cancelled() => None,
         ended = tasks.next_ended() => ended,
         why = opened.database_ended() => Some((Some("the embedded PostgreSQL".into()), Ended::Abnormally(why))),
