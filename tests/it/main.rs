@@ -11,3 +11,4 @@ mod configuration;
 mod ground;
 mod kafka;
 mod ledger;
+mod whole;
