@@ -19,6 +19,18 @@ pub enum Kind {
     Histogram,
 }
 
+impl Kind {
+    /// Prometheus' word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
 /// One declared metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {

@@ -2,6 +2,7 @@
 //! HELP, and every series that can be named ahead exists from the start, at 0: a rate over a counter that appears
 //! with its first increment would miss it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -95,8 +96,10 @@ fn tidy(text: &str) -> String {
     }
     let place = |name: &str| ALL.iter().position(|metric| metric.name == name).unwrap_or(usize::MAX);
     families.sort_by_key(|(name, _)| (place(name), *name));
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::with_capacity(text.len() + 2048);
+    let mut told: BTreeSet<&str> = ALL.iter().map(|metric| metric.name).collect();
     for (name, lines) in &mut families {
+        told.remove(name);
         // Buckets of a histogram are in order among themselves.
         let comments = lines.iter().take_while(|line| line.starts_with('#')).count();
         if !lines[..comments].iter().any(|line| line.ends_with(" histogram")) {
@@ -112,6 +115,11 @@ fn tidy(text: &str) -> String {
             out.push('\n');
         }
     }
+    // What has no series yet, since it depends on what is configured or found, is known by name all the same.
+    for metric in ALL.iter().filter(|metric| told.contains(metric.name)) {
+        out.extend(["# HELP ", metric.name, " ", metric.help, "\n"]);
+        out.extend(["# TYPE ", metric.name, " ", metric.kind.as_str(), "\n"]);
+    }
     out
 }
 
@@ -125,8 +133,6 @@ fn seconds(nanoseconds: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::event::StreamKey;
     use crate::telemetry::{metrics as declared, series};
@@ -185,8 +191,7 @@ mod tests {
                 family = name;
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
                 let metric = declared::ALL.iter().find(|metric| metric.name == family).unwrap();
-                assert_eq!(kind, format!("{family} {}", format!("{:?}", metric.kind).to_lowercase()));
-                seen.insert(family);
+                assert_eq!(kind, format!("{family} {}", metric.kind.as_str()));
             } else {
                 let (name, labels, value) = sample(line).unwrap_or_else(|| panic!("not a sample: {line}"));
                 let metric = declared::ALL.iter().find(|metric| metric.name == family).unwrap();
@@ -198,10 +203,18 @@ mod tests {
                 let own: BTreeSet<_> = labels.into_iter().filter(|label| *label != "le").collect();
                 assert_eq!(own, metric.labels.iter().copied().collect(), "{line}");
                 assert!(value == 0.0 || family == declared::BUILD_INFO, "{line}");
+                seen.insert(family);
             }
         }
         let missing: Vec<_> = declared::ALL.iter().filter(|metric| !seen.contains(metric.name)).collect();
         assert!(missing.is_empty(), "without a series at start: {missing:?}");
+    }
+
+    #[test]
+    fn a_metric_without_a_series_is_known_by_name() {
+        let text = Recorder::build().1.render();
+        assert!(text.contains("# TYPE standpipe_source_lag_seconds gauge\n"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP ")).count(), declared::ALL.len());
     }
 
     #[test]
