@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::time::Instant;
@@ -19,6 +20,9 @@ use super::limits::{TokenDigest, digest};
 use super::options::Dialect;
 use super::shared::{RequestId, Shared, fnv};
 use super::trouble::{REQUEST_ID, Trouble};
+
+/// An answer that is cut is cut so long after its first half.
+const CUT_AFTER: Duration = Duration::from_millis(20);
 
 /// Resets the connection that a request came by.
 #[derive(Clone, Debug)]
@@ -184,8 +188,13 @@ impl Mishaps<'_> {
             Body::from(half)
         } else {
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
-            let cut = Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted));
-            Body::from_stream(futures_util::stream::iter([Ok::<Bytes, _>(half), cut]))
+            let half = futures_util::stream::once(async { Ok(half) });
+            // The first half goes out while the second is waited for.
+            let cut = futures_util::stream::once(async {
+                tokio::time::sleep(CUT_AFTER).await;
+                Err::<Bytes, _>(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))
+            });
+            Body::from_stream(half.chain(cut))
         };
         Response::from_parts(parts, body)
     }
