@@ -122,7 +122,14 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
                 self.keep_last().await;
                 return Ok(end);
             }
-            self.take_rest().await?;
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if self.leaving != Some(End::Stopped) => {
+                    self.leaving = Some(End::Stopped);
+                    continue;
+                }
+                taken = self.take_rest() => taken?,
+            }
             let staying = self.leaving.is_none();
             let wants_more =
                 staying && self.rest.is_none() && self.draft.has_room(self.session.limit) && !self.is_ripe();
@@ -144,7 +151,12 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
                 }
                 () = std::future::ready(()), if may_send => self.send().await?,
                 () = sleep_until(next_keep), if may_keep => self.keep(),
-                _ = tick.tick() => self.every_second().await?,
+                _ = tick.tick() => tokio::select! {
+                    biased;
+                    // Seen again, and obeyed, at the loop's beginning.
+                    () = stop.cancelled(), if self.leaving != Some(End::Stopped) => {}
+                    done = self.every_second() => done?,
+                },
             }
         }
     }
@@ -213,7 +225,7 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
         let committed = match outcome {
             Ok(committed) => committed,
             Err(error) => {
-                session.shrink(&error, &sent);
+                session.shrink(&error, &sent, draft.oldest);
                 return Err(error);
             }
         };
@@ -230,7 +242,7 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
             meters.end_to_end.record_many((now - at).as_seconds_f64().max(0.0), count);
         }
         self.place = draft.place;
-        session.grow();
+        session.grow(self.place.seq);
         self.tell_lag();
         if self.session.settings.config.new_producer == NewProducer::EveryTransaction {
             self.leaving = self.leaving.or(Some(End::Renew));

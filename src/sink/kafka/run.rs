@@ -83,6 +83,7 @@ pub async fn run_on<F: Feed, B: SinkBook, C: Cluster>(
         limit: MAX_EVENTS,
         backoff: Backoff::default(),
         place: Seq::ZERO,
+        oldest: None,
         told: String::new(),
     };
     let stop = session.stop.clone();
@@ -134,6 +135,8 @@ pub(super) struct Session<F, B> {
     backoff: Backoff,
     /// Where the sink stood last.
     place: Seq,
+    /// When the oldest event of what failed last was recorded.
+    oldest: Option<OffsetDateTime>,
     /// The error that was logged last: the same one again is not news.
     told: String,
 }
@@ -223,7 +226,7 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
     /// Waits until `deadline`, telling the lag meanwhile; whether the sink goes on.
     async fn wait(&self, deadline: Instant) -> bool {
         loop {
-            self.tell_lag(self.place, None);
+            self.tell_lag(self.place, self.oldest);
             let step = deadline.min(Instant::now() + LOOK_EVERY);
             if timeout_at(step, self.stop.cancelled()).await.is_ok() {
                 return false;
@@ -244,7 +247,8 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
     }
 
     /// Fewer events next time, so that what cannot be delivered shows itself; alone, it is known.
-    pub(super) fn shrink(&mut self, error: &KafkaSinkError, sent: &[Seq]) {
+    pub(super) fn shrink(&mut self, error: &KafkaSinkError, sent: &[Seq], oldest: Option<OffsetDateTime>) {
+        self.oldest = oldest;
         self.limit = (sent.len() / 2).max(1);
         if let (KafkaSinkError::TooLarge { .. }, [seq]) = (error, sent)
             && !self.known.oversize.insert(*seq)
@@ -254,8 +258,12 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
     }
 
     /// After a success: twice as many events next time, and no more pauses.
-    pub(super) fn grow(&mut self) {
+    pub(super) fn grow(&mut self, cursor: Seq) {
+        self.place = cursor;
+        self.oldest = None;
         self.limit = (self.limit * 2).min(MAX_EVENTS);
+        self.known.oversize.retain(|seq| *seq > cursor);
+        self.known.hopeless.retain(|seq| *seq > cursor);
         self.backoff.reset();
         self.told.clear();
     }
