@@ -143,7 +143,7 @@ async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
         None => false,
     };
     if !changed {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -176,7 +176,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Webhook(options) => webhook::run(&global, &options).await,
         Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Simulate(options) => simulate::run(*options).await,
-        Verb::Reload(options) => reload::run(&global, &options),
+        Verb::Reload(options) => reload::run(&global, options),
         Verb::Init(options) => init::run(&global, &options),
         Verb::Check(options) => check::run(&global, &options).await,
         Verb::Config(options) => config::run(&global, &options),

@@ -12,13 +12,14 @@ use crate::app::{Settings, instance, signals};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry::logging::Logging;
+use crate::telemetry::series;
 
 /// `standpipe reload`
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Options {}
 
 /// Proves the configuration here first, so that a mistake is told to the person who made it.
-pub fn run(global: &Global, _: &Options) -> Result<(), Failure> {
+pub fn run(global: &Global, _: Options) -> Result<(), Failure> {
     let config = super::load(global)?.loaded.config;
     let holder = instance::holder(&config.state_dir).map_err(Failure::environment)?;
     let Some(pid) = holder.and_then(Pid::from_raw) else {
@@ -45,11 +46,12 @@ pub(super) async fn answer(
                 if let Err(error) = logging.set_filter(&new.config.telemetry.log) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the log filter is kept");
                 }
+                series::configured(&new.config);
                 tracing::info!("the configuration was read again and is applied");
                 settings.send_replace(Arc::new(new));
             }
             Err(why) => {
-                tracing::error!(error = %why, "the configuration was read again and is not applied: the old one stays")
+                tracing::error!(error = %why, "the configuration was read again and is not applied: the old one stays");
             }
         }
     }
@@ -71,7 +73,9 @@ fn reload(global: &Global, clock: &Clock, old: &Config) -> Result<Settings, Fail
 fn fixed(config: &Config) -> String {
     let Config { deployment, state_dir, ledger, server, telemetry, .. } = config;
     format!(
-        "{deployment:?} {state_dir:?} {ledger:?} {server:?} {:?} {:?}",
-        telemetry.log_format, telemetry.otlp_endpoint
+        "{deployment:?} {} {ledger:?} {server:?} {:?} {:?}",
+        state_dir.display(),
+        telemetry.log_format,
+        telemetry.otlp_endpoint
     )
 }
