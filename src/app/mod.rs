@@ -6,6 +6,7 @@
 //! within one deadline, and names who was late.
 
 mod backlog;
+pub mod demo;
 pub mod health;
 pub mod instance;
 mod looks;

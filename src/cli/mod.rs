@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod config;
 mod dead_letters;
+mod demo;
 mod events;
 mod failure;
 mod gaps;
@@ -106,6 +107,8 @@ enum Verb {
     Simulate(Box<crate::simulator::Options>),
     /// Make the running service read its configuration again
     Reload(reload::Options),
+    /// See events flow: a simulated Sell, a database, a broker and a webhook receiver around the service
+    Demo(demo::Options),
     /// Write a first configuration
     Init(init::Options),
     /// Say what a configuration means and promises, and whether everything that it needs answers
@@ -166,6 +169,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { global, verb } = cli;
     match verb {
         Verb::Run(options) => run::run(&global, &options).await,
+        Verb::Demo(options) => demo::run(&options).await,
         Verb::Status(options) => status::run(&global, &options).await,
         Verb::Tail(options) => tail::run(&global, &options).await,
         Verb::Streams(options) => streams::run(&global, &options).await,

@@ -8,6 +8,7 @@
 mod support;
 
 mod configuration;
+mod demo;
 mod ground;
 mod kafka;
 mod ledger;
