@@ -12,4 +12,5 @@ mod demo;
 mod ground;
 mod kafka;
 mod ledger;
+mod webhook;
 mod whole;

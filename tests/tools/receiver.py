@@ -9,12 +9,14 @@ Answers 204 when what is signed is right, 401 when not. The first line printed i
 import base64
 import json
 import sys
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+printing = threading.Lock()
 port, secret = int(sys.argv[1]), sys.argv[2]
 key = sys.argv[3].removeprefix("whpk_") if len(sys.argv) > 3 else None
 public_key = Ed25519PublicKey.from_public_bytes(base64.b64decode(key)) if key else None
@@ -51,7 +53,8 @@ class Receiver(BaseHTTPRequestHandler):
         except Exception as broken:  # a missing header, a malformed one
             error = f"{type(broken).__name__}: {broken}"
         line = {"headers": headers, "body": base64.b64encode(body).decode(), "error": error}
-        print(json.dumps(line), flush=True)
+        with printing:  # requests are answered side by side, and a line must stay whole
+            print(json.dumps(line), flush=True)
         self.send_response(401 if error else 204)
         self.send_header("content-length", "0")
         self.end_headers()

@@ -324,10 +324,10 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
 
     /// Why nothing is delivered at all.
     pub(super) fn held(&self) -> Option<SinkState> {
-        if self.row.paused {
-            Some(SinkState::Paused)
-        } else if self.row.disabled.is_some() {
+        if self.row.disabled.is_some() || self.failing.disabling.is_some() {
             Some(SinkState::Disabled)
+        } else if self.row.paused {
+            Some(SinkState::Paused)
         } else {
             None
         }

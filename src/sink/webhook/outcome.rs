@@ -50,7 +50,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                 self.pending.settle(finished.seq, Fate::Done, now);
             }
             Verdict::Gone => {
-                self.failing.gone = true;
+                self.failing.disabling = Some("the endpoint answered 410 Gone".to_owned());
                 self.failed(finished, now, false);
             }
             Verdict::Throttled => {

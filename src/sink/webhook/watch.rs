@@ -57,29 +57,25 @@ async fn read(config: &WebhookConfig) -> Result<Texts, EndpointError> {
 pub(super) struct Failing {
     since: Option<OffsetDateTime>,
     kept: Option<OffsetDateTime>,
-    /// It answered 410.
-    pub gone: bool,
+    /// Why the endpoint is disabled, until its row says so.
+    pub disabling: Option<String>,
 }
 
 impl Failing {
     pub(super) const fn new(kept: Option<OffsetDateTime>) -> Self {
-        Self { since: kept, kept, gone: false }
+        Self { since: kept, kept, disabling: None }
     }
 
     pub(super) fn record(&mut self, delivered: bool, now: OffsetDateTime) {
         if delivered {
             self.since = None;
-            self.gone = false;
         } else {
             self.since.get_or_insert(now);
         }
     }
 
-    /// Why the endpoint is to be disabled, if it is.
+    /// Why the endpoint is to be disabled, if it has failed for too long.
     fn verdict(&self, now: OffsetDateTime, disable_after: Duration, error: &str) -> Option<String> {
-        if self.gone {
-            return Some("the endpoint answered 410 Gone".to_owned());
-        }
         let since = self.since?;
         (now - since >= disable_after).then(|| {
             let days = humantime::format_duration(Duration::from_secs(disable_after.as_secs()));
@@ -174,14 +170,13 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             self.sink.deliveries.keep_failing_since(&self.sink.name, self.sink.ownership, worth).await?;
             self.failing.kept = worth;
         }
-        if self.row.disabled.is_some() {
-            return Ok(());
+        if self.held() != Some(SinkState::Disabled) {
+            let error = self.reported.error.clone().unwrap_or_default();
+            self.failing.disabling = self.failing.verdict(now, self.sink.config.disable_after, &error);
         }
-        let error = self.reported.error.clone().unwrap_or_default();
-        let Some(why) = self.failing.verdict(now, self.sink.config.disable_after, &error) else { return Ok(()) };
-        tracing::error!(sink = %self.sink.name, why, "the endpoint is disabled; its events are kept until it is enabled");
-        self.failing.gone = false;
-        self.row.disabled = Some(why);
+        if let Some(why) = &self.failing.disabling {
+            tracing::error!(sink = %self.sink.name, why, "the endpoint is disabled; its events are kept until it is enabled");
+        }
         Ok(())
     }
 
@@ -198,7 +193,9 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     async fn report(&mut self) -> Result<(), LedgerError> {
         let breaker = self.breaker.state(Instant::now());
         let (state, error) = match self.held() {
-            Some(SinkState::Disabled) => (SinkState::Disabled, self.row.disabled.clone()),
+            Some(SinkState::Disabled) => {
+                (SinkState::Disabled, self.failing.disabling.clone().or_else(|| self.row.disabled.clone()))
+            }
             Some(state) => (state, None),
             None if breaker == BreakerState::Closed => (SinkState::Running, None),
             None => (SinkState::Retrying, self.reported.error.clone()),
@@ -209,6 +206,10 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             self.sink.book.report(&self.sink.name, self.sink.ownership, state, error).await?;
             self.meters.state(state);
             self.reported.said = now;
+        }
+        // Now the row says so, until an operator takes it back.
+        if let Some(why) = self.failing.disabling.take() {
+            self.row.disabled = Some(why);
         }
         Ok(())
     }

@@ -1,0 +1,7 @@
+//! The webhook sink's promises, against a real PostgreSQL and a receiver that misbehaves by script.
+
+mod deliver;
+mod endpoint;
+mod hostile;
+mod receiver;
+mod world;
