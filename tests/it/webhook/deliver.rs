@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use standpipe::event::ports::LedgerError;
-use standpipe::ledger::Lease;
 use standpipe::sink::webhook::WebhookSinkError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::receiver::{Receiver, Reply};
+use super::receiver::{Got, Receiver, Reply};
 use super::world::{SECRET, SOON, World, config};
 use crate::support::receiver::VerifyingReceiver;
 use crate::support::wait::{hold, wait_until};
@@ -65,9 +65,9 @@ async fn a_library_that_is_not_ours_verifies_what_we_sign() {
     let sink = world.run("ops", config);
     world.record(records(20, 5)).await;
     world.wait_cursor("ops", 20).await;
-    let received = receiver.received();
-    assert_eq!(received.len(), 20);
-    for request in received {
+    let requests = receiver.received();
+    assert_eq!(requests.len(), 20);
+    for request in requests {
         assert_eq!(request.error, None, "{request:?}");
         assert!(request.header("webhook-signature").split(' ').count() == 3);
     }
@@ -92,7 +92,7 @@ async fn a_failure_holds_back_its_record_alone_and_its_order_is_kept() {
     wait_until("all are delivered", SOON, async || receiver.count() == 8).await;
     let seqs = receiver.seqs();
     assert_eq!(seqs.iter().filter(|seq| [1, 3, 5].contains(seq)).copied().collect::<Vec<_>>(), [1, 1, 1, 1, 3, 5]);
-    let ids: BTreeSet<String> = receiver.got().iter().filter(|got| got.seq() == 1).map(|got| got.id()).collect();
+    let ids: BTreeSet<String> = receiver.got().iter().filter(|got| got.seq() == 1).map(Got::id).collect();
     assert_eq!(ids.len(), 1, "INV-13: one id for every attempt");
     let place = |seq| seqs.iter().position(|other| *other == seq).unwrap();
     assert!(place(2) < place(3) && place(4) < place(3), "others do not wait: {seqs:?}");
@@ -164,18 +164,16 @@ async fn a_crash_repeats_at_most_what_was_under_way_and_a_second_of_cursor_with_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_attempt_becomes_a_row_and_the_cursor_passes_it() {
     let world = World::new().await;
+    let (release, held) = watch::channel(false);
     let receiver =
-        Receiver::start(
-            |got| {
-                if got.seq() == 1 { Reply::Late(Duration::from_secs(4), 200) } else { Reply::Status(200) }
-            },
-        )
-        .await;
+        Receiver::start(move |got| if got.seq() == 1 { Reply::Held(held.clone(), 200) } else { Reply::Status(200) })
+            .await;
     let sink = world.run("ops", config(&receiver.url()));
     world.record(["a", "b", "a"]).await;
     world.wait_cursor("ops", 3).await;
     assert_eq!(receiver.seqs(), [1, 2], "3 waits behind 1");
     assert_eq!(world.count("SELECT count(*) FROM deliveries WHERE seq IN (1, 3) AND attempts = 0").await, 2);
+    release.send(true).unwrap();
     wait_until("the rest comes", SOON, async || receiver.count() == 3).await;
     wait_until("the rows are gone", SOON, async || world.count("SELECT count(*) FROM deliveries").await == 0).await;
     assert_eq!(receiver.seqs(), [1, 2, 3], "none twice");
@@ -211,7 +209,6 @@ async fn a_sink_whose_shard_has_another_owner_writes_nothing_and_ends() {
     world.execute("UPDATE shards SET epoch = epoch + 1").await;
     let error = sink.ended().await.unwrap_err();
     assert!(matches!(error, WebhookSinkError::Ledger(LedgerError::Fenced { .. })), "{error:?}");
-    let _ = Lease::new(&world.ledger, standpipe::event::Shard(0), uuid::Uuid::new_v4());
 }
 
 #[tokio::test(flavor = "multi_thread")]
