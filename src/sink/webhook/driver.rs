@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{Instrument as _, info_span};
 
 use super::breaker::{Breaker, Passage};
 use super::config::Endpoint;
@@ -23,6 +24,7 @@ use super::{WebhookSink, WebhookSinkError};
 use crate::config::SinkStart;
 use crate::event::ports::{Decision, Feed, LedgerError, NewDeadLetter, SinkBook, SinkRow, SinkState};
 use crate::event::{Batch, DeliveryBook, Recorded, Seq};
+use crate::telemetry::trace::adopt;
 
 /// How often the loop looks at slow attempts and at its clock.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -446,12 +448,15 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             self.breaker.begin_probe();
         }
         let (sender, endpoint) = (self.sender.clone(), Arc::clone(&self.endpoint));
-        self.attempts.spawn(async move {
+        let span = info_span!(parent: None, "attempt", sink = %self.sink.name, seq = %start.seq);
+        adopt(&span, start.message.traceparent());
+        let attempt = async move {
             let began = Instant::now();
             let answer = sender.attempt(&endpoint, start.message).await;
             fail::fail_point!("webhook::after_send");
             Finished { seq: start.seq, recorded_at: start.recorded_at, began, answer, probe }
-        });
+        };
+        self.attempts.spawn(attempt.instrument(span));
     }
 
     /// When something may begin that cannot now, if nothing else happens before.

@@ -70,6 +70,12 @@ impl Message {
         Self { id: id.into(), headers: HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), body }
     }
 
+    /// The trace that the receiver sees; empty for a message that is no event.
+    #[must_use]
+    pub fn traceparent(&self) -> &str {
+        self.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
     /// Its `webhook-id`.
     #[must_use]
     pub fn id(&self) -> &str {
