@@ -33,6 +33,12 @@ impl Failure {
         Self { code, text: String::new() }
     }
 
+    /// The same failure, told already.
+    #[must_use]
+    pub fn silent(self) -> Self {
+        Self { text: String::new(), ..self }
+    }
+
     /// Prints it and gives the exit code.
     #[must_use]
     #[expect(clippy::print_stderr, reason = "the last word of a command line program")]

@@ -45,7 +45,8 @@ pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
     }
     signals.abort();
     logging.shutdown(TRACES).await;
-    result.map_err(Failure::from)
+    // Told in the log, in the form that was asked for.
+    result.map_err(|error| Failure::from(error).silent())
 }
 
 impl From<RunError> for Failure {
