@@ -41,7 +41,9 @@ pub(super) async fn answer(
 ) -> std::io::Result<()> {
     let mut requests = signals::reload_requests()?;
     while requests.recv().await.is_some() {
-        match reload(&global, &clock, &settings.borrow().config) {
+        // Not inside the match: the borrow would outlive it, and what is borrowed cannot be replaced.
+        let old = settings.borrow().config.clone();
+        match reload(&global, &clock, &old) {
             Ok(new) => {
                 if let Err(error) = logging.set_filter(&new.config.telemetry.log) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the log filter is kept");

@@ -12,5 +12,6 @@ mod demo;
 mod ground;
 mod kafka;
 mod ledger;
+mod operate;
 mod webhook;
 mod whole;

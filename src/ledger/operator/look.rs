@@ -214,7 +214,7 @@ impl Ledger {
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let rows = sqlx::query!(
-                r#"SELECT k.sink, k.shard, CASE WHEN k.paused THEN 'paused' ELSE k.state END AS "state!", k.error, k.cursor,
+                r#"SELECT k.sink, k.shard, k.state, k.error, k.cursor,
                        greatest(h.head - coalesce(k.cursor, 0), 0) AS "lag!",
                        (SELECT e.recorded_at FROM events e WHERE e.shard = k.shard AND e.seq = k.cursor + 1) AS waiting_since,
                        (SELECT count(*) FROM dead_letters d WHERE d.sink = k.sink AND d.shard = k.shard) AS "letters!"

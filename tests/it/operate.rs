@@ -1,0 +1,219 @@
+//! What an operator can do to a running pipe, by the verbs alone: look, pause, seek, replay, reload.
+
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::kafka::Kafka;
+use crate::support::postgres::Postgres;
+use crate::support::program::{Daemon, Simulator};
+use crate::support::receiver::VerifyingReceiver;
+use crate::support::wait::{hold, wait_for, wait_until};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const LONG: Duration = Duration::from_secs(60);
+
+/// A running pipe with a Kafka sink `crm` and a webhook sink `ops`, on a backlog that stands still.
+struct Pipe {
+    daemon: Daemon,
+    simulator: Simulator,
+    receiver: VerifyingReceiver,
+    deployment: String,
+}
+
+impl Pipe {
+    async fn start(deployment: &str, backlog: usize) -> Self {
+        let simulator = Simulator::start(&["--rate", "0", "--backlog", &backlog.to_string()]).await;
+        let receiver = VerifyingReceiver::start(SECRET, None).await;
+        let configuration = format!(
+            r#"
+deployment = "{deployment}"
+[ledger]
+url = "{}"
+[accounts.acme]
+base_url = "{}"
+token = "0123456789"
+poll_interval = "200ms"
+requests_per_minute = 6000
+requests_per_hour = 100000
+[sinks.crm]
+type = "kafka"
+brokers = "{}"
+topic = "{deployment}.all"
+[sinks.ops]
+type = "webhook"
+url = "{}"
+secret = "{SECRET}"
+allow_http = true
+allow_networks = ["127.0.0.0/8"]
+"#,
+            Postgres::shared().await.database().await,
+            simulator.url(),
+            Kafka::shared().await.brokers(),
+            receiver.url(),
+        );
+        let mut daemon = Daemon::start(deployment, &configuration);
+        daemon.wait_ready(LONG).await;
+        Self { daemon, simulator, receiver, deployment: deployment.to_owned() }
+    }
+
+    async fn verb(&self, verb: &[&str]) -> String {
+        succeeded(verb, &self.daemon.run_verb(verb).await)
+    }
+
+    async fn status(&self) -> Value {
+        serde_json::from_str(&self.verb(&["status", "--json"]).await).expect("status prints JSON")
+    }
+
+    /// Waits until every sink has taken `events`, and nothing waits.
+    async fn wait_taken(&self, events: usize) -> Value {
+        wait_for(format!("{events} events at every sink"), LONG, async || {
+            let status = self.status().await;
+            let sinks = status["sinks"].as_array()?;
+            let taken = |sink: &Value| sink["cursor"].as_u64() >= Some(events as u64) && sink["lag_events"] == 0;
+            (sinks.len() == 2 && sinks.iter().all(taken)).then_some(status)
+        })
+        .await
+    }
+
+    async fn messages(&self) -> Vec<crate::support::kafka::Message> {
+        Kafka::shared().await.read_committed(&format!("{}.all", self.deployment)).await
+    }
+}
+
+fn succeeded(verb: &[&str], output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "standpipe {verb:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tail_and_events_tell_what_the_ledger_holds() {
+    let pipe = Pipe::start("look", 200).await;
+    let status = pipe.wait_taken(200).await;
+    assert_eq!(status["deployment"], "look");
+    assert!(status["ledger"]["id"].is_string() && status["ledger"]["schema"].is_u64(), "{status}");
+    assert_eq!(status["shards"][0]["head"], 200);
+    assert!(status["shards"][0]["owner"].is_string() && status["shards"][0]["epoch"].is_u64(), "{status}");
+    let stream = &status["streams"][0];
+    for key in ["account", "stream", "state", "position_at", "lag_seconds", "headroom_seconds", "top"] {
+        assert!(!stream[key].is_null(), "{key} in {stream}");
+    }
+    let sink = &status["sinks"][0];
+    for key in ["sink", "shard", "type", "state", "cursor", "lag_events", "lag_seconds", "dead_letters"] {
+        assert!(!sink[key].is_null(), "{key} in {sink}");
+    }
+    assert_eq!(status["gaps"], serde_json::json!([]));
+
+    let tail = pipe.verb(&["tail", "-n", "5", "--count", "5", "--json"]).await;
+    let lines: Vec<Value> = tail.lines().map(|line| serde_json::from_str(line).expect("an event a line")).collect();
+    assert_eq!(lines.len(), 5);
+    let id = lines[4]["id"].as_str().expect("an id");
+    let body = pipe.verb(&["events", "get", id, "--body"]).await;
+    let messages = pipe.messages().await;
+    let delivered = messages.iter().find(|message| message.header("standpipe-id") == id).expect("it was delivered");
+    assert_eq!(body.trim_end(), delivered.body(), "the ledger shows the delivered bytes");
+    let filtered = pipe.verb(&["tail", "-n", "200", "--count", "3", "--json", "--filter", "resource == 'deal'"]).await;
+    assert!(filtered.lines().all(|line| line.contains("\"type\":\"deal.")), "{filtered}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_sink_keeps_its_events_and_a_replay_comes_again_with_its_mark() {
+    let pipe = Pipe::start("pause", 100).await;
+    pipe.wait_taken(100).await;
+    pipe.verb(&["sinks", "pause", "crm"]).await;
+    let state = async |sink: &str, wanted: &str| {
+        let rows = pipe.status().await["sinks"].clone();
+        rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["sink"] == sink && row["state"] == wanted))
+    };
+    wait_until("crm is paused", LONG, async || state("crm", "paused").await).await;
+    emit(&pipe.simulator, 50).await;
+    wait_until("ops has got what crm has not", LONG, async || pipe.receiver.received().len() == 150).await;
+    hold("nothing reaches a paused sink", Duration::from_secs(2), async || pipe.messages().await.len() == 100).await;
+    pipe.verb(&["sinks", "resume", "crm"]).await;
+    pipe.wait_taken(150).await;
+    assert_eq!(pipe.messages().await.len(), 150);
+
+    let first = pipe.messages().await[7].clone();
+    let (id, seq) = (first.header("standpipe-id").to_owned(), first.header("standpipe-seq").to_owned());
+    pipe.verb(&["events", "replay", &id, "--sink", "crm"]).await;
+    let again = wait_for("the replay", LONG, async || {
+        let messages = pipe.messages().await;
+        messages.into_iter().find(|message| message.headers.iter().any(|(name, _)| name == "standpipe-replay"))
+    })
+    .await;
+    assert_eq!(again.header("standpipe-replay"), seq);
+    assert_eq!(again.header("standpipe-id"), id);
+    assert_eq!(again.payload, first.payload);
+    pipe.wait_taken(151).await;
+    assert_eq!(pipe.receiver.received().len(), 150, "a replay is for its sink alone");
+    assert!(pipe.receiver.received().iter().all(|request| request.error.is_none()));
+}
+
+/// INV-14: an operator's seek skips nothing in silence.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sought_stream_leaves_a_gap_that_every_sink_is_told_of() {
+    let pipe = Pipe::start("seek", 100).await;
+    pipe.wait_taken(100).await;
+    pipe.verb(&["streams", "pause", "acme/deals"]).await;
+    emit(&pipe.simulator, 60).await;
+    pipe.verb(&["streams", "seek", "acme/deals", "top"]).await;
+    let gaps = wait_for("the gap", LONG, async || {
+        let gaps: Value = serde_json::from_str(&pipe.verb(&["gaps", "list", "--json"]).await).expect("JSON");
+        gaps.as_array().filter(|gaps| !gaps.is_empty()).cloned()
+    })
+    .await;
+    assert_eq!(gaps.len(), 1);
+    assert_eq!(gaps[0]["reason"], "sought");
+    assert_eq!(gaps[0]["stream"], "deals");
+    pipe.verb(&["streams", "resume", "acme/deals"]).await;
+    let announced = wait_for("the announcement", LONG, async || {
+        Kafka::shared().await.read_committed("standpipe.seek.control").await.into_iter().next()
+    })
+    .await;
+    assert!(announced.body().contains("\"type\":\"standpipe.gap\""), "{announced:?}");
+    wait_until("the webhook is told too", LONG, async || {
+        let told = pipe.receiver.received();
+        told.iter().any(|request| String::from_utf8_lossy(&request.body()).contains("\"type\":\"standpipe.gap\""))
+    })
+    .await;
+    assert!(pipe.messages().await.iter().all(|message| !message.body().contains("standpipe.gap")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_configuration_is_applied_while_it_runs_and_a_broken_one_is_not() {
+    let pipe = Pipe::start("reload", 40).await;
+    pipe.wait_taken(40).await;
+    let path = pipe.daemon.config();
+    let text = std::fs::read_to_string(&path).expect("own file");
+    std::fs::write(&path, text.replace("[sinks.crm]", "[sinks.crm]\nfilter = \"tyype == 'x'\"")).expect("own file");
+    let refused = pipe.daemon.run_verb(&["reload"]).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    pipe.daemon.process.signal(rustix::process::Signal::HUP);
+    let log =
+        async |text: &str| std::fs::read_to_string(pipe.daemon.process.log_path()).expect("own file").contains(text);
+    wait_until("the log says why", LONG, async || log("is not applied: the old one stays").await).await;
+    std::fs::write(&path, &text).expect("own file");
+    emit(&pipe.simulator, 20).await;
+    pipe.wait_taken(60).await;
+    assert_eq!(pipe.messages().await.len(), 60, "the old configuration stays");
+
+    std::fs::write(&path, text.replace("[sinks.crm]", "[sinks.crm]\nfilter = \"resource == 'nothing'\""))
+        .expect("own file");
+    pipe.verb(&["reload"]).await;
+    wait_until("the log says that it is applied", LONG, async || log("start anew with the new configuration").await)
+        .await;
+    emit(&pipe.simulator, 20).await;
+    pipe.wait_taken(80).await;
+    assert_eq!(pipe.messages().await.len(), 60, "the new filter takes nothing");
+    assert_eq!(pipe.receiver.received().len(), 80, "and the other sink goes on");
+}
+
+async fn emit(simulator: &Simulator, count: u32) {
+    let url = format!("{}/_simulator/emit", simulator.url());
+    let body = format!("{{\"count\":{count}}}");
+    let request = crate::support::http::client().post(url).header("content-type", "application/json").body(body);
+    let response = request.send().await.expect("the simulator answers");
+    assert!(response.status().is_success(), "{}", response.status());
+}
