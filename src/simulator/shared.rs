@@ -12,6 +12,9 @@ use super::options::Served;
 use super::world::World;
 use crate::clock::Clock;
 
+/// So many events are emitted before others have their turn.
+const AT_ONCE: u64 = 2_000;
+
 /// What every request sees.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -53,13 +56,20 @@ impl Shared {
 
     /// Emits `count` events now, and tells who waits. Gives how many events there are then.
     pub fn emit(&self, count: u64) -> u64 {
-        let events = {
-            let mut world = self.world();
-            world.emit(count, self.clock.now());
-            world.events
-        };
-        self.emitted.send_replace(events);
-        events
+        let mut left = count;
+        loop {
+            let now = left.min(AT_ONCE);
+            let events = {
+                let mut world = self.world();
+                world.emit(now, self.clock.now());
+                world.events
+            };
+            self.emitted.send_replace(events);
+            left -= now;
+            if left == 0 {
+                return events;
+            }
+        }
     }
 }
 

@@ -199,3 +199,37 @@ async fn what_was_emitted_can_be_read_over_http_in_parts() {
     assert!(live.len() == 300 && live != all);
     assert_eq!(lines("/_simulator/emitted?dialect=latin").await.len(), 1, "one line that refuses");
 }
+
+#[tokio::test]
+async fn an_admin_emits_counts_and_changes_the_pace() {
+    let bench = Bench::new(options()).await;
+    let url = |path: &str| format!("{}/_simulator/{path}", bench.simulator.url());
+    let emitted = bench.http.post(url("emit")).body(r#"{"count":4500}"#).send().await.unwrap();
+    assert_eq!(json(emitted).await["events"], 4_800);
+    let streams = json(bench.http.get(url("streams")).send().await.unwrap()).await;
+    let count = |dialect: &str| {
+        let of = streams[dialect].as_object().unwrap().values();
+        of.map(|stream| stream["events"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((count("reference"), count("live")), (4_800, 4_800));
+
+    let paced = async |body: &'static str| bench.http.put(url("rate")).body(body).send().await.unwrap().status();
+    assert_eq!(paced(r#"{"rate":-1}"#).await, StatusCode::BAD_REQUEST);
+    assert_eq!(paced(r#"{"rate":1000}"#).await, StatusCode::OK);
+    let until = Instant::now() + Duration::from_secs(10);
+    while bench.simulator.events() == 4_800 {
+        assert!(Instant::now() < until, "nothing happens");
+        tokio::task::yield_now().await;
+    }
+
+    bench.poll("/v3/deals/stream", "tail", 10).await;
+    let requests = json(bench.http.get(url("requests")).send().await.unwrap()).await;
+    assert_eq!(
+        (&requests["total"], &requests["tokens_seen"]),
+        (&1.into(), &1.into()),
+        "admin requests are not counted"
+    );
+    assert_eq!(requests["by_path"]["poll"]["statuses"]["200"], 1);
+    let overview = json(bench.http.get(url("")).send().await.unwrap()).await;
+    assert_eq!((&overview["seed"], &overview["dialect"]), (&1.into(), &"both".into()));
+}
