@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::value::RawValue;
 
 use super::attach::{attach, when};
+use super::evidence::{self, List};
 use super::output::{Format, line, printable, timestamp};
 use super::{Failure, Global};
 use crate::event::{Seq, Shard, SinkName};
@@ -16,6 +17,10 @@ pub enum Options {
     Get(Get),
     /// Send an event to one sink again, under its own id and a new seq
     Replay(Replay),
+    /// List elements of pages that cannot be events, with the reason
+    Rejected(List),
+    /// List events that came again under a known id with other content; the first one stays
+    Conflicts(List),
 }
 
 /// `standpipe events get`
@@ -65,6 +70,8 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     match options {
         Options::Get(options) => get(global, options).await,
         Options::Replay(options) => replay(global, options).await,
+        Options::Rejected(options) => evidence::rejected(global, options).await,
+        Options::Conflicts(options) => evidence::conflicts(global, options).await,
     }
 }
 

@@ -7,6 +7,7 @@ mod config;
 mod dead_letters;
 mod demo;
 mod events;
+mod evidence;
 mod failure;
 mod gaps;
 mod healthcheck;

@@ -70,24 +70,32 @@ impl Ledger {
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
             own(&mut session, owner, doing).await?;
+            let shard = shard_to_db(owner.shard);
+            // One that never started holds everything, and has no row yet.
+            sqlx::query!(
+                "INSERT INTO sinks (sink, shard) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT sinks_pkey DO NOTHING",
+                sink.as_str(),
+                shard
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
             let row = sqlx::query!(
                 r#"SELECT s.head, s.oldest, k.cursor AS "cursor?",
                        CASE WHEN k.seek_reason = 'backlog_hold' THEN k.seek_to END AS cut
                    FROM sinks k JOIN shards s USING (shard) WHERE k.sink = $1 AND k.shard = $2 FOR UPDATE OF k"#,
                 sink.as_str(),
-                shard_to_db(owner.shard)
+                shard
             )
-            .fetch_optional(&mut *session)
+            .fetch_one(&mut *session)
             .await
             .map_err(failed(doing))?;
-            let Some(row) = row else { return Ok(None) };
             let taken = row.cursor.max(row.cut).unwrap_or(0).max(row.oldest - 1);
             let gap = (seq_from_db(taken).next(), seq_from_db(row.head));
             if gap.0 > gap.1 {
                 session.done().await.map_err(failed(doing))?;
                 return Ok(None);
             }
-            let shard = shard_to_db(owner.shard);
             write_gap(&mut session, sink, shard, gap, GapReason::BacklogHold, doing).await?;
             sqlx::query!(
                 "UPDATE sinks SET seek_to = $3, seek_reason = 'backlog_hold' WHERE sink = $1 AND shard = $2",

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use standpipe::event::Seq;
-use standpipe::event::ports::PageOutcome;
+use standpipe::event::ports::{ChainAt, PageOutcome, ReadLedger as _, SinkBook as _};
+use standpipe::event::{Seq, Shard};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::world::{World, config, event, events, page};
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, Stop};
 
 /// What a request must hold for the link to be cut.
 const MARK: &str = "cut-here";
@@ -121,5 +121,42 @@ async fn an_empty_page_whose_answer_is_lost_has_moved_the_position_inv_4() {
     assert_eq!(moved, PageOutcome::Superseded { at: MARK.into() });
     assert!(link.fired());
     assert_eq!(world.record(page(&deals, MARK, "p2", events(["a"]))).await, PageOutcome::Recorded);
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_crashes_and_comes_back_loses_and_repeats_nothing_inv_1() {
+    let mut server = Postgres::start().await;
+    let direct = server.database().await;
+    let mut world = World::with(config(&direct), direct).await;
+    let deals = world.stream("deals").await;
+    let mut at = 0;
+    let mut crashes = [3, 4, 9, 15].into_iter().peekable();
+    while at < 20 {
+        let (from, to) = (if at == 0 { "tail".to_owned() } else { at.to_string() }, (at + 1).to_string());
+        let submitted = page(&deals, &from, &to, events((0..20).map(|n| format!("{at}-{n}"))));
+        let outcome = if crashes.next_if_eq(&at).is_some() {
+            let (outcome, ()) = tokio::join!(world.try_record(submitted), async {
+                server.stop(Stop::Immediate).await;
+                server.start_again().await;
+            });
+            outcome
+        } else {
+            world.try_record(submitted).await
+        };
+        match outcome {
+            Some(PageOutcome::Recorded) => at += 1,
+            // As `app` and the source do: start anew, and ask the ledger where the stream is.
+            _ => {
+                world = world.again().await;
+                at += u32::from(world.position(&deals).await == to);
+            }
+        }
+    }
+    let expected: Vec<String> = (0..20).flat_map(|page| (0..20).map(move |n| format!("{page}-{n}"))).collect();
+    let all = world.ledger.read(Shard(0), Seq::ZERO, Seq(400), 1000, 1 << 20).await.unwrap();
+    assert_eq!(all.events.iter().map(|event| event.id.to_string()).collect::<Vec<_>>(), expected);
+    assert_eq!(world.ledger.chain_at(Shard(0), Seq(400)).await.unwrap(), ChainAt::Known(all.chain()));
+    assert_eq!(world.count("SELECT count(*) FROM events").await, 400);
     world.finish().await.unwrap();
 }

@@ -121,6 +121,9 @@ async fn an_element_that_postgresql_refuses_is_kept_whole_and_the_rest_recorded_
     assert_eq!(world.shelf.ids().len(), 37);
     let whole = "SELECT count(*) FROM rejected WHERE convert_from(raw, 'UTF8') LIKE '{\"id\":\"e%\"content\"}'";
     assert_eq!(world.count(whole).await, 3);
+    let reasons: Vec<_> = world.ledger.rejected_rows(10).await.unwrap().into_iter().map(|row| row.reason).collect();
+    assert!(reasons.iter().any(|reason| reason.contains("512 bytes")), "{reasons:?}");
+    assert_eq!(reasons.iter().filter(|reason| reason.contains("0x00")).count(), 2, "{reasons:?}");
     assert_eq!(world.position(&deals).await, Position::from("p1").as_str());
     world.finish().await.unwrap();
 }

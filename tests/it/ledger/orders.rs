@@ -109,6 +109,8 @@ async fn the_backlog_is_what_the_slowest_configured_sink_has_not_taken_until_it_
     }
     let all = world.ledger.backlog(SHARD, &sinks).await.unwrap();
     assert_eq!((all.bytes, all.taken), (9 * each, Seq::ZERO), "a sink that has not started holds everything");
+    let late = SinkName::from("late");
+    assert_eq!(world.ledger.cut_off(owner, &late).await.unwrap(), Some((Seq(1), Seq(9))), "it never started");
     for sink in &sinks {
         world.ledger.row(sink, owner).await.unwrap();
         world.ledger.keep_cursor(sink, owner, Seq(9)).await.unwrap();
@@ -121,14 +123,15 @@ async fn the_backlog_is_what_the_slowest_configured_sink_has_not_taken_until_it_
     assert_eq!(world.ledger.backlog(SHARD, std::slice::from_ref(&ops)).await.unwrap().bytes, 0, "not configured");
     assert_eq!(world.ledger.cut_off(owner, &crm).await.unwrap(), Some((Seq(6), Seq(9))));
     assert_eq!(world.ledger.cut_off(owner, &ops).await.unwrap(), None);
-    let (_, body) = announcement(&world, 0).await;
+    let (_, body) = announcement(&world, 1).await;
     assert_eq!(body["data"]["gap"]["reason"], "backlog_hold");
+    assert_eq!(body["data"]["gap"]["sink"], "crm");
     assert_eq!(world.ledger.backlog(SHARD, std::slice::from_ref(&crm)).await.unwrap().taken, Seq(9));
     // It comes back: the gap is not told twice.
     let to = world.ledger.row(&crm, owner).await.unwrap().seek.unwrap();
     world.ledger.sought(&crm, owner, to).await.unwrap();
     assert_eq!(world.ledger.row(&crm, owner).await.unwrap().seek, None);
-    assert_eq!(world.count("SELECT count(*) FROM gaps").await, 1);
+    assert_eq!(world.count("SELECT count(*) FROM gaps WHERE sink = 'crm'").await, 1);
     world.finish().await.unwrap();
 }
 

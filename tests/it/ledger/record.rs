@@ -3,7 +3,7 @@
 use standpipe::event::ports::{ChainAt, LedgerError, PageOutcome, ReadLedger as _, SinkBook as _};
 use standpipe::event::{Chain, Position, Seq, Shard};
 
-use super::world::{World, event, events, page};
+use super::world::{SOON, World, event, events, page};
 
 const SHARD: Shard = Shard(0);
 
@@ -118,6 +118,11 @@ async fn the_same_id_with_other_content_is_kept_beside_the_first() {
     assert_eq!(world.shelf.ids(), ["a", "b", "c"]);
     assert_eq!(world.count("SELECT count(*) FROM conflicts").await, 2);
     assert_eq!(world.count("SELECT sum(times)::bigint FROM conflicts").await, 3);
+    let conflicts = world.ledger.conflict_rows(10).await.unwrap();
+    let newest = &conflicts[0];
+    assert_eq!((newest.event_id.as_str(), newest.kept_seq, newest.times), ("a", Seq(1), 2));
+    assert_ne!(newest.kept_hash, newest.other_hash);
+    assert!(newest.other.contains("two"));
     let first_stays = "SELECT count(*) FROM events WHERE convert_from(body, 'UTF8') LIKE '%one%'";
     assert_eq!(world.count(first_stays).await, 3);
     world.finish().await.unwrap();
@@ -159,4 +164,28 @@ async fn a_database_that_was_rewound_is_noticed_by_the_next_commit() {
     assert!(answer.await.is_err());
     assert_eq!(world.count("SELECT count(*) FROM events").await, 0);
     assert!(matches!(world.ended().await, Err(LedgerError::Moved { .. })));
+}
+
+#[tokio::test]
+async fn a_stale_owner_that_writes_at_the_same_time_does_no_harm_inv_6() {
+    let mut stale = World::new().await;
+    let deals = stale.stream("deals").await;
+    assert_eq!(stale.record(page(&deals, "tail", "p0", events(["first"]))).await, PageOutcome::Recorded);
+    stale.execute("UPDATE shards SET lease_until = clock_timestamp() - interval '1 second'").await;
+    let fresh = World::with(stale.config.clone(), stale.url.clone()).await;
+    assert!(fresh.held.ownership().epoch > stale.held.ownership().epoch);
+    // Both go at it; the stream stands at p0 for both of them.
+    let (one, other) = tokio::join!(
+        stale.submit(page(&deals, "p0", "stale", events(["s1", "s2"]))),
+        fresh.submit(page(&deals, "p0", "fresh", events(["f1", "s2"]))),
+    );
+    assert_eq!(other.await.unwrap(), PageOutcome::Recorded);
+    assert!(one.await.is_err(), "nobody answers for the stale one");
+    let lost = tokio::time::timeout(SOON, stale.held.hold()).await.unwrap();
+    assert!(matches!(lost, LedgerError::Fenced { .. }), "{lost}");
+    assert_eq!(fresh.position(&deals).await, "fresh");
+    assert_eq!(fresh.shelf.ids(), ["f1", "s2"]);
+    assert!(matches!(stale.ended().await, Err(LedgerError::Fenced { .. })));
+    assert_eq!(fresh.ledger.read(SHARD, Seq::ZERO, Seq(3), 10, 1 << 20).await.unwrap().to(), Seq(3));
+    fresh.finish().await.unwrap();
 }

@@ -64,6 +64,8 @@ impl Shelf {
 
 pub struct World {
     pub url: String,
+    pub config: LedgerConfig,
+    instance: Uuid,
     pub ledger: Ledger,
     pub held: Held,
     pub shelf: Shelf,
@@ -80,14 +82,23 @@ impl World {
 
     /// `url` is where the test itself looks, which is not behind a pooler.
     pub async fn with(config: LedgerConfig, url: String) -> Self {
+        Self::of(config, url, Uuid::new_v4()).await
+    }
+
+    /// The same instance after its stages ended: everything anew, from the ledger.
+    pub async fn again(self) -> Self {
+        self.task.abort();
+        Self::of(self.config, self.url, self.instance).await
+    }
+
+    async fn of(config: LedgerConfig, url: String, instance: Uuid) -> Self {
         let ledger = open(&config).await;
-        let held =
-            Lease::new(&ledger, standpipe::event::Shard(0), Uuid::new_v4()).try_acquire().await.unwrap().unwrap();
+        let held = Lease::new(&ledger, standpipe::event::Shard(0), instance).try_acquire().await.unwrap().unwrap();
         let shelf = Shelf::default();
         let (pages, taken) = mpsc::channel(64);
         let recorder = Recorder::open(&ledger, held.ownership()).await.unwrap();
         let task = tokio::spawn(recorder.run(taken, shelf.clone(), CancellationToken::new()));
-        Self { url, ledger, held, shelf, pages, task, capacity: Capacity::new(100_000, 1 << 30) }
+        Self { url, config, instance, ledger, held, shelf, pages, task, capacity: Capacity::new(100_000, 1 << 30) }
     }
 
     pub async fn sql(&self) -> PgConnection {
@@ -122,6 +133,14 @@ impl World {
     pub async fn record(&self, page: Page) -> PageOutcome {
         let answer = self.submit(page).await;
         tokio::time::timeout(SOON, answer).await.expect("an answer in time").expect("the recorder runs")
+    }
+
+    /// The same, where the recorder may end instead, as it does when the database is lost: then none.
+    pub async fn try_record(&self, page: Page) -> Option<PageOutcome> {
+        let room = self.capacity.reserve(page.events.len(), page.size() as u64).await;
+        let (settled, answer) = oneshot::channel();
+        self.pages.send(Submission { page, room, settled }).await.ok()?;
+        tokio::time::timeout(SOON, answer).await.expect("an answer in time").ok()
     }
 
     pub async fn position(&self, key: &StreamKey) -> String {
