@@ -89,8 +89,8 @@ impl Default for Pace {
         Self {
             look: second,
             backoff: (second / 2, minute),
-            unauthorized: (second * 30, minute * 5),
-            forbidden: (minute, minute * 15),
+            unauthorized: (second * 5, minute * 5),
+            forbidden: (second * 5, minute * 15),
             missing: minute * 60,
             listing: minute * 60,
         }

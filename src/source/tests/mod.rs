@@ -492,6 +492,7 @@ async fn a_restart_goes_on_from_the_ledger_alone() {
 
 #[tokio::test]
 async fn a_source_without_a_recorder_ends_and_says_so() {
+    // INV-17
     let scene = Setting::of(Dialect::Live).start().await;
     scene.recorder.abort();
     let ended = tokio::time::timeout(Duration::from_secs(10), scene.running).await.expect("it ends").unwrap();
