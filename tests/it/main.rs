@@ -13,5 +13,6 @@ mod ground;
 mod kafka;
 mod ledger;
 mod operate;
+mod source;
 mod webhook;
 mod whole;

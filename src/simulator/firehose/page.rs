@@ -60,7 +60,8 @@ impl World {
             Start::Top => Ok(fresh(end, now)),
             Start::Tail => {
                 let oldest = horizon.index.max(self.journal.first());
-                Ok(fresh(oldest, self.journal.get(oldest).map_or(now, |entry| entry.at)))
+                // Never older than the horizon itself: what is kept can be read.
+                Ok(fresh(oldest, self.journal.get(oldest).map_or(now, |entry| entry.at).max(horizon.time)))
             }
             // One from beyond the end is of an earlier life of this simulator.
             Start::Held(held) if held.index > end || held.index < horizon.index || held.time < horizon.time => {

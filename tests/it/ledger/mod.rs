@@ -8,4 +8,4 @@ mod open;
 mod orders;
 mod pooler;
 mod record;
-mod world;
+pub(crate) mod world;
