@@ -23,6 +23,7 @@ async fn a_check_names_what_weakens_the_guarantee_and_leaves_a_running_sink_alon
     assert!(found(&format!("`{cursor}` has replication 1")), "{checked:?}");
     assert!(found(&format!("`{cursor}` has 1 partitions, but the ledger has 2 shards")), "{checked:?}");
     assert!(found(&format!("`{}` has replication 1", stage.topic)), "{checked:?}");
+    assert!(!found("deletes by age"), "the cursor topic was not created compacted: {checked:?}");
     assert!(checked.settings.contains("enable.idempotence=true"), "{checked:?}");
 
     let policy =
