@@ -73,6 +73,7 @@ impl StageError {
                 kafka::Disposition::Renew
                 | kafka::Disposition::Retry
                 | kafka::Disposition::Halt
+                | kafka::Disposition::Contend
                 | kafka::Disposition::Restart => StageDisposition::Restart,
             },
             Self::Ended { .. } => StageDisposition::Restart,

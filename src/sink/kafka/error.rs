@@ -117,6 +117,9 @@ pub enum Disposition {
     Retry,
     /// Stop this sink until a person has acted; nothing else stops.
     Halt,
+    /// Ask the ledger whose the shard is: not ours, then stand down; ours, then start again after a pause that grows to
+    /// a lease's time, so that two copies do not fence each other off all the time.
+    Contend,
     /// Stop the shard's stages and start them anew.
     Restart,
     /// Give the shard up and back off at least one lease TTL.
@@ -140,7 +143,7 @@ impl KafkaSinkError {
             | Self::Hanging { .. }
             | Self::Topic { .. } => Disposition::Retry,
             Self::Renewal { .. } => Disposition::Renew,
-            Self::Fenced { .. } => Disposition::StandDown,
+            Self::Fenced { .. } => Disposition::Contend,
             Self::Ledger(error) => match error.disposition() {
                 LedgerDisposition::StandDown => Disposition::StandDown,
                 LedgerDisposition::Restart => Disposition::Restart,

@@ -25,6 +25,11 @@ use crate::telemetry::causes;
 /// How often an operator's wish is looked for while the sink stands still.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A lease's usual time to live.
+const LEASE: Duration = Duration::from_secs(15);
+/// Being fenced off twice within this time is no accident.
+const FENCED_AGAIN: Duration = Duration::from_mins(5);
+
 /// Everything that one Kafka sink needs in one shard.
 pub struct KafkaSink<F, B> {
     /// Its configured name.
@@ -82,6 +87,7 @@ pub async fn run_on<F: Feed, B: SinkBook, C: Cluster>(
         known: Known::default(),
         limit: MAX_EVENTS,
         backoff: Backoff::default(),
+        fenced: None,
         place: Seq::ZERO,
         oldest: None,
         told: String::new(),
@@ -133,6 +139,8 @@ pub(super) struct Session<F, B> {
     /// Events of the next transaction, at most.
     pub(super) limit: usize,
     backoff: Backoff,
+    /// When another producer last took the transactional id.
+    fenced: Option<Instant>,
     /// Where the sink stood last.
     place: Seq,
     /// When the oldest event of what failed last was recorded.
@@ -190,13 +198,17 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
         let (sink, shard) = (self.sink.clone(), self.owner.shard);
         match error.disposition() {
             Disposition::Renew => tracing::info!(%sink, %shard, reason = text, "the sink starts with a new producer"),
-            Disposition::Retry => {
-                let pause = self.backoff.pause();
+            disposition @ (Disposition::Retry | Disposition::Contend) => {
+                let pause = match disposition {
+                    Disposition::Contend => self.stand_back(),
+                    _ => self.backoff.pause(),
+                };
                 if self.told == text {
                     tracing::debug!(%sink, %shard, error = text, ?pause, "the sink still fails");
                 } else {
                     tracing::warn!(%sink, %shard, error = text, ?pause, "the sink failed and tries again");
                 }
+                // Fails where the ledger says that the shard is another owner's.
                 self.report(SinkState::Retrying, Some(&text)).await?;
                 self.told = text;
                 self.wait(Instant::now() + pause).await;
@@ -210,6 +222,15 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
             Disposition::Restart | Disposition::StandDown | Disposition::Exit => return Err(error),
         }
         Ok(())
+    }
+
+    /// The pause after another producer took the transactional id. Once can be an older owner that did not know yet; again
+    /// soon means that something goes on doing it.
+    fn stand_back(&mut self) -> Duration {
+        let again = self.fenced.is_some_and(|before| before.elapsed() < FENCED_AGAIN);
+        self.fenced = Some(Instant::now());
+        let pause = self.backoff.pause();
+        if again { pause + LEASE } else { pause }
     }
 
     /// Waits until an operator seeks, or pauses the sink.

@@ -41,6 +41,8 @@ pub struct State {
     pub reports: Vec<(SinkState, Option<String>)>,
     /// Cursors are no longer kept, as if the database had stopped between the two commits.
     pub frozen: bool,
+    /// Another owner has the shard.
+    pub lost: bool,
 }
 
 impl FakeLedger {
@@ -57,6 +59,7 @@ impl FakeLedger {
             letters: Vec::new(),
             reports: Vec::new(),
             frozen: false,
+            lost: false,
         };
         Self(Arc::new(Shared { id, state: Mutex::new(state), head: watch::Sender::new(Seq::ZERO) }))
     }
@@ -178,7 +181,11 @@ impl SinkBook for FakeLedger {
         state: SinkState,
         error: Option<&str>,
     ) -> Result<(), LedgerError> {
-        self.state().reports.push((state, error.map(str::to_owned)));
+        let mut ledger = self.state();
+        if ledger.lost {
+            return Err(LedgerError::Fenced { shard: Shard(0), why: "the test says so".into() });
+        }
+        ledger.reports.push((state, error.map(str::to_owned)));
         Ok(())
     }
 

@@ -248,8 +248,9 @@ async fn the_broker_knows_the_transactional_id_and_hides_what_was_not_committed(
     assert!(all.iter().any(|message| message.body() == "of an older owner"), "there was something to hide");
 }
 
+/// INV-6, INV-15: the ledger says whose the shard is; what goes on fencing cannot stop the shard's other sinks.
 #[tokio::test]
-async fn a_sink_whose_transactional_id_is_taken_stands_down() {
+async fn a_sink_whose_transactional_id_is_taken_stands_down_where_the_ledger_says_so_and_else_takes_it_back() {
     let stage = Stage::new("fenced").await;
     stage.ledger.record_some(10);
     let running = stage.start();
@@ -260,13 +261,23 @@ async fn a_sink_whose_transactional_id_is_taken_stands_down() {
     let newer: rdkafka::producer::BaseProducer = client.create().unwrap();
     newer.init_transactions(LIMIT).unwrap();
     stage.ledger.record_some(10);
+    stage.wait_cursor(20).await;
+    let fenced = |report: &(SinkState, Option<String>)| {
+        report.0 == SinkState::Retrying && report.1.as_ref().is_some_and(|error| error.contains("took over"))
+    };
+    assert!(stage.ledger.state().reports.iter().any(fenced), "{:?}", stage.ledger.state().reports);
+
+    let newer: rdkafka::producer::BaseProducer = client.create().unwrap();
+    newer.init_transactions(LIMIT).unwrap();
+    stage.ledger.state().lost = true;
+    stage.ledger.record_some(10);
     let error = running.end().await.unwrap_err();
     assert_eq!(error.disposition(), Disposition::StandDown, "{error}");
-    stage.assert_delivered(1..=10).await;
+    stage.ledger.state().lost = false;
     let running = stage.start();
-    stage.wait_cursor(20).await;
+    stage.wait_cursor(30).await;
     running.stop().await.unwrap();
-    stage.assert_delivered(1..=20).await;
+    stage.assert_delivered(1..=30).await;
 }
 
 /// The demo's broker: it knows no administration, and topics come by being asked for.
