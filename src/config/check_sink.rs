@@ -47,7 +47,7 @@ pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
 /// Whether a librdkafka property's value is a secret: it is redacted wherever it would print.
 #[must_use]
 pub fn is_secret_property(name: &str) -> bool {
-    let telling = ["password", "passphrase", "secret", "private.key", "key.pem"];
+    let telling = ["password", "passphrase", "secret", "private.key", "key.pem", "jaas"];
     telling.iter().any(|word| name.contains(word)) || matches!(name, "sasl.oauthbearer.config" | "ssl.keystore.pem")
 }
 
