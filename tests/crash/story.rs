@@ -31,6 +31,7 @@ pub struct Story {
 impl Story {
     pub async fn inflict(&mut self, world: &mut World, fault: Fault, random: &mut impl Rng) {
         let began = Instant::now();
+        println!("crash: {} …", fault.kind());
         let moment = Duration::from_millis(random.random_range(0..1500));
         still_running(world, moment).await;
         match fault {
@@ -44,7 +45,7 @@ impl Story {
             Fault::KillOwner => self.kill_owner(world).await,
         }
         *self.faults.entry(fault.kind()).or_default() += 1;
-        println!("crash: {} ({:.1} s)", fault.kind(), began.elapsed().as_secs_f64());
+        println!("crash:     took {:.1} s", began.elapsed().as_secs_f64());
     }
 
     /// kill -9, the same instance again with `environment`, and deliveries.

@@ -16,14 +16,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait::wait_for;
 
-/// Children of a kept process are killed too: PostgreSQL's live in sessions of their own.
+/// Children of a kept process are killed too: PostgreSQL's live in sessions of their own. A pid is known with the time
+/// at which its process started, so that another process that got the number since is left alone.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
+started() { local stat; read -r stat <"/proc/$1/stat" && set -- ${stat##*) } && echo "${20}"; }
 declare -A kept
 while read -r verb pid; do
-  case $verb in keep) kept[$pid]=1 ;; forget) unset "kept[$pid]" ;; esac
+  case $verb in keep) kept[$pid]=$(started "$pid") ;; forget) unset "kept[$pid]" ;; esac
 done
 for pid in "${!kept[@]}"; do
+  [ -n "${kept[$pid]}" ] && [ "$(started "$pid")" = "${kept[$pid]}" ] || continue
   children=$(pgrep -P "$pid")
   kill -KILL "$pid" $children
 done
