@@ -136,7 +136,7 @@ struct Stage {
     // Fields are dropped in this order: the directory goes last.
     kafka: Option<MockKafka>,
     brokers: String,
-    topic_prefix: &'static str,
+    topic_prefix: String,
     config_file: PathBuf,
     state_dir: PathBuf,
     program: Program,
@@ -150,7 +150,7 @@ pub async fn run(options: Options, metrics: Recorder, stop: CancellationToken) -
     let around = CancellationToken::new();
     let mut tasks = Tasks::<String>::default();
     let stage = Stage::build(&options, &screen, &seen, &mut tasks, metrics, &around).await?;
-    let (brokers, prefix) = (stage.brokers.clone(), stage.topic_prefix.to_owned());
+    let (brokers, prefix) = (stage.brokers.clone(), stage.topic_prefix.clone());
     let reader = consumer::read_topics(brokers, prefix, Arc::clone(&seen), around.clone());
     tasks.spawn("consumer", async move { reader.await.map_err(|error| causes(&error)) });
 
@@ -268,11 +268,11 @@ impl Stage {
 
         // On brokers that others use, nothing of the demo may look like theirs.
         let (deployment, topic_prefix) = match options.brokers {
-            None => ("demo".to_owned(), "sell."),
-            Some(_) => (format!("demo-{}", name.to_lowercase()), "standpipe-demo."),
+            None => ("demo".to_owned(), "sell.".to_owned()),
+            Some(_) => (format!("demo-{}", name.to_lowercase()), format!("demo-{}.", name.to_lowercase())),
         };
         let kafka = match options.brokers {
-            None => Some(MockKafka::start(&mock_topics(&deployment, topic_prefix))?),
+            None => Some(MockKafka::start(&mock_topics(&deployment, &topic_prefix))?),
             Some(_) => None,
         };
         let brokers = options.brokers.clone().or_else(|| kafka.as_ref().map(|kafka| kafka.bootstrap().to_owned()));
@@ -293,7 +293,7 @@ impl Stage {
             sell: sell_url,
             token_file: &write("sell-token", &random(64))?,
             brokers: &brokers,
-            topic_prefix,
+            topic_prefix: &topic_prefix,
             webhook: receiver.url(),
             secret_file: &write("webhook-secret", &format!("whsec_{}", STANDARD.encode(key)))?,
         };
@@ -312,7 +312,14 @@ impl Stage {
         let server = &self.program.config.server;
         let (program, config) = (&options.program, self.config_file.display());
         Hints {
-            mock: self.kafka.is_some(),
+            broker: if self.kafka.is_some() {
+                vec![
+                    "The broker is a demo broker in this process: it does not hide aborted transactions.".to_owned(),
+                    "--brokers HOST:PORT takes a real one.".to_owned(),
+                ]
+            } else {
+                vec![format!("The topics {}* are new, and stay on the brokers.", self.topic_prefix)]
+            },
             console: format!("http://{}/console", server.listen),
             commands: vec![
                 format!("{program} status --config {config}"),

@@ -40,7 +40,8 @@ pub(super) struct SinkScene {
 /// What does not change while the demo runs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Hints {
-    pub(super) mock: bool,
+    /// What has to be said of the broker.
+    pub(super) broker: Vec<String>,
     pub(super) console: String,
     pub(super) commands: Vec<String>,
 }
@@ -246,11 +247,7 @@ fn hint_lines(hints: &Hints, paint: Paint) -> Vec<String> {
     for (at, command) in hints.commands.iter().enumerate() {
         lines.push(format!("  {}  {command}", paint.quiet(if at == 0 { "try    " } else { "       " })));
     }
-    if hints.mock {
-        lines
-            .push(paint.quiet("  The broker is a demo broker in this process: it does not hide aborted transactions."));
-        lines.push(paint.quiet("  --brokers HOST:PORT takes a real one."));
-    }
+    lines.extend(hints.broker.iter().map(|line| paint.quiet(&format!("  {line}"))));
     lines.push(paint.quiet("  Ctrl-C ends everything and leaves nothing behind."));
     lines
 }
