@@ -148,9 +148,6 @@ impl DeliveryBook for Ledger {
             row.give_up(&mut session, changes, dead_letter_retention).await?;
             row.done(&mut session, changes).await?;
             session.done().await.map_err(failed(doing))?;
-            #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-            metrics::gauge!(crate::telemetry::metrics::DEAD_LETTERS, "sink" => sink.to_string())
-                .increment(changes.exhausted.len() as f64);
             Ok(())
         })
         .await

@@ -228,20 +228,4 @@ impl Ledger {
         })
         .await
     }
-
-    /// How many dead letters of a sink wait, in all shards.
-    pub async fn count_dead_letters(&self, sink: &SinkName) -> Result<u64, LedgerError> {
-        let doing = "counting dead letters";
-        within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let letters =
-                sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM dead_letters WHERE sink = $1"#, sink.as_str())
-                    .fetch_one(&mut *session)
-                    .await
-                    .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(u64::try_from(letters).unwrap_or(0))
-        })
-        .await
-    }
 }

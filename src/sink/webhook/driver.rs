@@ -62,6 +62,8 @@ pub(super) struct Driver<'s, F, B, D> {
     pub kept_cursor: Seq,
     /// Probes since one was made of an event that was never attempted.
     pub row_probes: usize,
+    /// Whether a place that cannot be shared is for a row.
+    pub rows_first: bool,
 }
 
 /// Sessions follow each other until the sink is stopped: each begins from the ledger, a seek ends one.
@@ -215,6 +217,7 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         head,
         kept_cursor: after,
         row_probes: 0,
+        rows_first: true,
     };
     tokio::select! {
         failed = fetch(feed, after, sender_of_batches) => match failed? {},
@@ -316,7 +319,10 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             Passage::Open => {
                 let free = self.pace.limit().saturating_sub(self.attempts.len());
                 // Rows that are due and fresh events share what is free.
-                let share = if self.pending.has_ready() || self.batch.is_some() { free.div_ceil(2) } else { free };
+                let contested = self.pending.has_ready() || self.batch.is_some();
+                let share = if contested { (free + usize::from(self.rows_first)) / 2 } else { free };
+                // A single free place goes to the one and to the other in turn.
+                self.rows_first ^= free % 2 == 1;
                 self.start_rows(now, share, false).await?;
                 let free = self.pace.limit().saturating_sub(self.attempts.len());
                 Ok(self.start_fresh(free, false))

@@ -4,4 +4,5 @@ mod deliver;
 mod endpoint;
 mod hostile;
 mod receiver;
+mod verbs;
 mod world;
