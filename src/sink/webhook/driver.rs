@@ -320,7 +320,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                 let free = self.pace.limit().saturating_sub(self.attempts.len());
                 // Rows that are due and fresh events share what is free.
                 let contested = self.pending.has_ready() || self.batch.is_some();
-                let share = if contested { (free + usize::from(self.rows_first)) / 2 } else { free };
+                let share = if contested { free / 2 + usize::from(self.rows_first && free % 2 == 1) } else { free };
                 // A single free place goes to the one and to the other in turn.
                 self.rows_first ^= free % 2 == 1;
                 self.start_rows(now, share, false).await?;
