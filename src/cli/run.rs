@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Global};
@@ -23,7 +24,8 @@ const TRACES: std::time::Duration = std::time::Duration::from_secs(2);
 pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     // Before anything else: a stop in the middle of the start must be heard.
-    let signals = tokio::spawn(signals::stop_on_signal(stop.clone()));
+    let mut listener = JoinSet::new();
+    listener.spawn(signals::stop_on_signal(stop.clone()));
     let ready = super::load(global)?;
     let config = Arc::new(ready.loaded.config);
     let logging = Logging::install(&config.telemetry, &config.deployment).map_err(Failure::configuration)?;
@@ -43,7 +45,7 @@ pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
     if let Err(error) = &result {
         tracing::error!(error = error as &dyn std::error::Error, "standpipe ends");
     }
-    signals.abort();
+    listener.abort_all();
     logging.shutdown(TRACES).await;
     // Told in the log, in the form that was asked for.
     result.map_err(|error| Failure::from(error).silent())
