@@ -105,7 +105,7 @@ async fn delivers_through_doubt(name: &str, fate: Fate) {
         stage.wait_cursor(round * 50).await;
     }
     stop.cancel();
-    task.await.unwrap().unwrap();
+    tokio::time::timeout(LIMIT, task).await.expect("it ends").unwrap().unwrap();
     stage.assert_delivered(1..=400).await;
     assert!(fenced.load(Ordering::SeqCst) >= 3, "the doubt never came");
     assert!(stage.ledger.state().reports.iter().any(|(state, _)| *state == SinkState::Retrying));

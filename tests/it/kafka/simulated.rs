@@ -40,7 +40,9 @@ struct Commit {
 
 #[derive(Clone, Copy, Debug)]
 enum Fate {
+    Commits,
     Fails,
+    NeverAnswers,
     Hangs(usize),
 }
 
@@ -86,13 +88,17 @@ impl Transactions for SimulatedProducer {
         let kafka = self.0.clone();
         async move {
             tokio::time::sleep_until(Instant::now() + COMMIT_TAKES).await;
+            let fate = kafka.inside().fates.pop_front();
+            if matches!(fate, Some(Fate::NeverAnswers)) {
+                std::future::pending::<()>().await;
+            }
             let mut inside = kafka.inside();
-            match inside.fates.pop_front() {
+            match fate {
                 Some(Fate::Fails) => return Err(KafkaSinkError::Doubt { why: "simulated".into(), source: None }),
                 Some(Fate::Hangs(abandoned)) => {
                     return Err(KafkaSinkError::Hangs { doing: "simulating".into(), abandoned });
                 }
-                None => {}
+                Some(Fate::Commits | Fate::NeverAnswers) | None => {}
             }
             if transaction.messages.iter().any(|message| message.value().len() > inside.largest) {
                 let source = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
@@ -146,6 +152,11 @@ impl Cluster for Simulated {
     }
 }
 
+/// How the sink ended, which it must.
+async fn ended(task: JoinHandle<Result<(), KafkaSinkError>>) -> Result<(), KafkaSinkError> {
+    tokio::time::timeout(LIMIT, task).await.expect("it ends").unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_event_goes_out_at_once_when_nothing_is_behind_it() {
     let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
@@ -157,7 +168,7 @@ async fn an_event_goes_out_at_once_when_nothing_is_behind_it() {
     let commit = kafka.inside().commits.last().cloned().unwrap();
     assert_eq!(commit.at - recorded, COMMIT_TAKES);
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +179,7 @@ async fn transactions_grow_with_the_backlog_up_to_their_bound() {
     kafka.wait_cursor(12_345).await;
     assert_eq!(kafka.sizes(), [0, 5_000, 5_000, 2_345]);
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +193,7 @@ async fn after_a_failure_half_as_many_are_tried_and_after_a_success_twice_as_man
     assert_eq!(kafka.sizes(), [0, 250, 500, 250]);
     assert_eq!(kafka.inside().fenced, 3, "each failure costs its producer");
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +211,7 @@ async fn an_event_that_the_broker_refuses_for_its_size_is_found_and_becomes_a_st
     assert_eq!(commits.iter().map(|commit| commit.stubs).sum::<usize>(), 1);
     assert!(ledger.state().letters.is_empty());
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,7 +228,7 @@ async fn an_event_whose_stub_is_refused_too_is_a_dead_letter_and_stalls_nothing(
     let letters: Vec<u64> = ledger.state().letters.iter().map(|letter| letter.seq.0).collect();
     assert_eq!(letters, [6]);
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -236,7 +247,7 @@ async fn what_is_filtered_is_passed_by_the_cursor_alone_after_5_s_or_50_000_even
     assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
     assert_eq!(kafka.sizes(), [0, 0, 0]);
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 /// INV-7: W is a copy; nothing waits for it.
@@ -252,9 +263,24 @@ async fn delivery_goes_on_while_the_ledger_does_not_keep_the_copy() {
     }
     assert_eq!(ledger.state().row.cursor, Some(Seq::ZERO));
     // A ledger that never answers is lost in the end, so that the shard starts anew and verifies again (INV-8).
-    let error = task.await.unwrap().unwrap_err();
+    let error = ended(task).await.unwrap_err();
     assert_eq!(error.disposition(), Disposition::Restart, "{error}");
     drop(stop);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_copy_follows_what_is_committed_and_never_what_is_in_flight() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (_stop, _task) = kafka.start(&ledger);
+    let copied = async |seq: u64| ledger.state().row.cursor == Some(Seq(seq));
+    ledger.record_some(10);
+    wait_until("W is 10", LIMIT, async || copied(10).await).await;
+    kafka.inside().fates = [Fate::Commits, Fate::NeverAnswers].into();
+    ledger.record_some(10);
+    kafka.wait_cursor(20).await;
+    ledger.record_some(10);
+    wait_until("W is 20", LIMIT, async || copied(20).await).await;
+    hold("W is 20", Duration::from_secs(2), async || copied(20).await).await;
 }
 
 /// INV-8: a fail-over can rewind a ledger that runs.
@@ -269,7 +295,7 @@ async fn events_that_do_not_link_to_the_cursor_end_the_shard() {
         ledger.add("deal.updated", "1", format!(r#"{{"another":{at}}}"#), None);
     }
     ledger.publish();
-    let error = task.await.unwrap().unwrap_err();
+    let error = ended(task).await.unwrap_err();
     assert!(matches!(error, KafkaSinkError::Ledger(LedgerError::Fenced { .. })), "{error}");
     assert_eq!(kafka.cursor_seq(), 10);
 }
@@ -284,7 +310,7 @@ async fn partitions_that_change_while_it_runs_stop_the_sink() {
     wait_until("it halts", 2 * LIMIT, async || ledger.reported().0 == SinkState::Halted).await;
     assert!(ledger.reported().1.contains("now has 2 partitions and had 1"));
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,7 +319,7 @@ async fn the_third_thread_that_hangs_ends_the_process_and_those_before_do_not() 
     kafka.inside().fates = (1..=MAX_ABANDONED).map(Fate::Hangs).collect();
     ledger.record_some(10);
     let (_stop, task) = kafka.start(&ledger);
-    let error = task.await.unwrap().unwrap_err();
+    let error = ended(task).await.unwrap_err();
     assert_eq!(error.disposition(), Disposition::Exit, "{error}");
     assert_eq!(kafka.inside().fenced, MAX_ABANDONED);
 }
@@ -307,7 +333,7 @@ async fn a_producer_that_was_idle_for_a_day_is_made_anew() {
     tokio::time::advance(Duration::from_hours(24)).await;
     wait_until("it is fenced again", LIMIT, async || kafka.inside().fenced == 2).await;
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,6 +343,6 @@ async fn a_stop_finishes_the_transaction_in_flight_and_keeps_the_copy() {
     let (stop, task) = kafka.start(&ledger);
     wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
     stop.cancel();
-    task.await.unwrap().unwrap();
+    ended(task).await.unwrap();
     assert_eq!(Some(Seq(kafka.cursor_seq())), ledger.state().row.cursor);
 }
