@@ -12,7 +12,7 @@ use crate::support::receiver::VerifyingReceiver;
 use crate::support::wait::{hold, wait_for, wait_until};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// A running pipe with a Kafka sink `crm` and a webhook sink `ops`, on a backlog that stands still.
 struct Pipe {
