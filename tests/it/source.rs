@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::postgres::Postgres;
+use crate::support::wait::{wait_for, wait_until};
 
 const EVENTS: u64 = 400;
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -149,13 +150,12 @@ async fn no_fault_loses_an_event(dialect: Dialect) {
         if case.fault == Fault::Gone {
             case.simulator.expire_all();
             let is_told = || shelf.of(&case.account).iter().any(Recorded::is_control);
-            let until = tokio::time::Instant::now() + DEADLINE;
-            while !is_told() {
-                assert!(tokio::time::Instant::now() < until, "INV-14: the hole was never announced");
+            wait_until("the hole is announced (INV-14)", DEADLINE, async || {
                 // What comes wakes who waits in a long poll.
                 case.simulator.emit(1);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+                is_told()
+            })
+            .await;
             case.simulator.emit(50);
             all_arrive(case, told, &shelf, &mut tasks).await;
         }
@@ -170,18 +170,14 @@ async fn no_fault_loses_an_event(dialect: Dialect) {
 /// Waits for all that must come, and looks at it closely.
 async fn all_arrive(case: &Case, told: simulator::Dialect, shelf: &Shelf, tasks: &mut JoinSet<Result<(), String>>) {
     let name = case.fault.as_str();
-    let until = tokio::time::Instant::now() + DEADLINE;
-    let (expected, recorded) = loop {
+    let (expected, recorded) = wait_for(format!("all of {name} has come"), DEADLINE, async || {
+        assert!(tasks.try_join_next().is_none(), "{name}: a part ended");
         let (expected, recorded) = (case.expected(told), shelf.of(&case.account));
         let ids: BTreeSet<&str> = recorded.iter().map(|event| &*event.id).collect();
-        let missing = expected.iter().filter(|event| !ids.contains(event.id.as_str())).count();
-        if missing == 0 {
-            break (expected, recorded);
-        }
-        assert!(tokio::time::Instant::now() < until, "{name}: {missing} of {} never came", expected.len());
-        assert!(tasks.try_join_next().is_none(), "{name}: a part ended");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+        let all = expected.iter().all(|event| ids.contains(event.id.as_str()));
+        all.then_some((expected, recorded))
+    })
+    .await;
     assert!(!expected.is_empty(), "{name}: there is something to lose");
     assert!(rate(case.fault) == 0.0 || case.simulator.happened(case.fault) > 0, "{name} never happened");
     let data = recorded.iter().filter(|event| !event.is_control());
