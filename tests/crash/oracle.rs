@@ -56,12 +56,11 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Judges; `expected` is what must have arrived, and nothing may have that was never emitted.
+    /// Judges; `expected` is all that was emitted: it must have arrived, and nothing else may have.
     pub async fn reach(world: &World, expected: &[(&'static str, Emitted)]) -> Self {
-        let known: HashMap<EventKey, Emitted> = emitted(&world.accounts)
-            .await
-            .into_iter()
-            .map(|(account, event)| ((account.to_owned(), event.id.clone()), event))
+        let known: HashMap<EventKey, Emitted> = expected
+            .iter()
+            .map(|(account, event)| (((*account).to_owned(), event.id.clone()), event.clone()))
             .collect();
         let messages = world.kafka_messages().await;
         let attempts = world.receiver.attempts();
@@ -216,9 +215,9 @@ impl Verdict {
             }
         }
         self.repeated_deliveries = accepted.values().map(|times| times - 1).sum();
-        // What is in Kafka and was not accepted is missing; so is what was expected, which Kafka is judged for.
-        for key in bodies.keys().filter(|key| !accepted.contains_key(*key)) {
-            self.note("missing at the webhook", format!("{key:?}"));
+        for (key, event) in known.iter().filter(|(key, _)| !accepted.contains_key(*key)) {
+            let seen = if id_of_event.contains_key(key) { "refused and not tried again" } else { "never tried" };
+            self.note("missing at the webhook", format!("{key:?}, {} of its account, {seen}", event.place));
         }
     }
 

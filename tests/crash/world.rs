@@ -122,11 +122,22 @@ impl World {
         cursors
     }
 
-    /// Waits until at least `events` were emitted; gives all that were until then.
+    /// Waits until at least `events` were emitted, and lets the companies stand still; gives all that were. From then
+    /// on counts are exact: an event of the last second that was refused once must not look like a lost one, nor a
+    /// lost one be made up for by a later one.
     pub async fn wait_emitted(&self, events: usize) -> Vec<(&'static str, Emitted)> {
-        wait_for("enough events are emitted", Duration::from_mins(10), async || {
+        wait_until("enough events are emitted", Duration::from_mins(10), async || {
+            oracle::emitted(&self.accounts).await.len() >= events
+        })
+        .await;
+        for account in &self.accounts {
+            account.simulator.set_rate(0).await;
+        }
+        let mut before = 0;
+        wait_for("the companies stand still", Duration::from_secs(30), async || {
             let emitted = oracle::emitted(&self.accounts).await;
-            (emitted.len() >= events).then_some(emitted)
+            let still = std::mem::replace(&mut before, emitted.len()) == emitted.len();
+            still.then_some(emitted)
         })
         .await
     }

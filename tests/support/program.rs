@@ -138,6 +138,14 @@ impl Simulator {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// From now on so many events a second.
+    pub async fn set_rate(&self, rate: u32) {
+        let url = format!("{}/_simulator/rate", self.url());
+        let request = http::client().put(&url).body(format!(r#"{{"rate":{rate}}}"#));
+        let response = request.send().await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert!(response.status().is_success(), "{url}: {}", response.status());
+    }
+
     /// The body of an admin endpoint, `/_simulator/<path>`.
     pub async fn admin(&self, path: &str) -> String {
         let url = format!("{}/_simulator/{path}", self.url());
