@@ -64,6 +64,7 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
     Ok(Overview {
         deployment: config.deployment.clone(),
         at: now,
+        notice: None,
         reasons: Vec::new(),
         ledger: LedgerLine { id: schema.id.to_string(), schema: schema.schema },
         shards: shards

@@ -5,11 +5,10 @@ use axum::middleware;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::Program;
 use super::health::Health;
 use super::overview;
 use crate::admin::Gate;
-use crate::clock::Clock;
-use crate::config::Config;
 use crate::console::{self, EventLine, Overview, Provide};
 use crate::event::Seq;
 use crate::ledger::Ledger;
@@ -18,24 +17,24 @@ use crate::ledger::Ledger;
 const NEWEST: u32 = 12;
 
 /// The router of `server.listen`, behind its gate.
-pub(super) fn router(config: &Arc<Config>, ledger: &Ledger, health: &Health, clock: &Clock, gate: Gate) -> Router {
-    let provider =
-        Provider { config: config.clone(), ledger: ledger.clone(), health: health.clone(), clock: clock.clone() };
+pub(super) fn router(program: &Program, ledger: &Ledger, health: &Health, gate: Gate) -> Router {
+    let provider = Provider { program: program.clone(), ledger: ledger.clone(), health: health.clone() };
     console::router(Arc::new(provider)).layer(middleware::from_fn_with_state(gate, Gate::middleware))
 }
 
 struct Provider {
-    config: Arc<Config>,
+    program: Program,
     ledger: Ledger,
     health: Health,
-    clock: Clock,
 }
 
 impl Provide for Provider {
     fn overview(&self) -> BoxFuture<'_, Result<Overview, String>> {
         async {
             let told = |error: crate::event::ports::LedgerError| error.to_string();
-            let mut overview = overview::look(&self.config, &self.ledger, &self.clock).await.map_err(told)?;
+            let mut overview =
+                overview::look(&self.program.config, &self.ledger, &self.program.clock).await.map_err(told)?;
+            overview.notice = self.program.notice.map(str::to_owned);
             overview.reasons =
                 self.health.look().1.into_iter().map(|reason| format!("{}: {}", reason.part, reason.why)).collect();
             for shard in self.ledger.shards() {

@@ -46,6 +46,8 @@ pub struct Program {
     pub clock: Clock,
     /// Configurations that replace the first one while it runs; none where it is never reloaded.
     pub reloads: Option<watch::Receiver<Arc<Settings>>>,
+    /// What the page at `/console` says before anything else.
+    pub notice: Option<&'static str>,
 }
 
 /// What a reload may replace: the accounts and the sinks, with everything about them.
@@ -182,7 +184,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
     let result = match opened {
         None => Ok(()),
         Some(opened) => {
-            let pages = pages::router(&config, &opened.ledger, &health, &program.clock, gate);
+            let pages = pages::router(&program, &opened.ledger, &health, gate);
             spawn_server(&mut servers, "listener", listener, pages, &doors);
             let watchdog = signals::feed_watchdog(|| Ok(()), doors.clone());
             servers.spawn("watchdog", async move {

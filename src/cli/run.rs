@@ -36,7 +36,7 @@ pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
     let (clock, rules) = (Clock::system(), Arc::new(ready.rules));
     let settings = Settings::new(config.clone(), rules.clone(), &clock).map_err(Failure::configuration)?;
     let (settings, reloads) = watch::channel(Arc::new(settings));
-    let program = Program { config, rules, metrics, clock: clock.clone(), reloads: Some(reloads) };
+    let program = Program { config, rules, metrics, clock: clock.clone(), reloads: Some(reloads), notice: None };
     let result = tokio::select! {
         result = app::run(program, stop) => result,
         // Ends only where signals cannot be heard, which is told before anything runs.

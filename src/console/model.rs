@@ -9,6 +9,8 @@ pub struct Overview {
     /// When this was looked up.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
+    /// What a person must know of this installation before anything else.
+    pub notice: Option<String>,
     /// What keeps the daemon from being simply ready, in words.
     pub reasons: Vec<String>,
     /// The ledger.

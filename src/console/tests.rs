@@ -45,6 +45,7 @@ fn overview() -> Overview {
     Overview {
         deployment: "acme-prod".into(),
         at,
+        notice: Some("The broker is a demo <i>broker</i>.".into()),
         reasons: vec!["sink ops: the breaker is open".into()],
         ledger: Ledger { id: "0f9b7d3c-1111-2222-3333-444455556666".into(), schema: 3 },
         shards: vec![ShardLine { shard: 0, owner: Some("host-1/8341".into()), epoch: 4, head: 12_357 }],
@@ -98,6 +99,7 @@ async fn the_page_shows_streams_sinks_counts_lag_and_gaps_and_escapes_all_of_it(
         "position expired",
         "2 d 23 h",
         "75 s",
+        "The broker is a demo &lt;i&gt;broker",
         "the breaker is open",
         "&lt;b&gt;the endpoint&lt;&#x2f;b&gt;",
         "&lt;script&gt;",
@@ -130,6 +132,7 @@ async fn it_says_so_when_the_ledger_is_out_of_reach_and_goes_on_asking() {
 #[tokio::test]
 async fn an_empty_ledger_has_a_page_too_and_the_root_leads_to_it() {
     let empty = Overview {
+        notice: None,
         reasons: Vec::new(),
         shards: Vec::new(),
         streams: Vec::new(),
@@ -139,7 +142,7 @@ async fn an_empty_ledger_has_a_page_too_and_the_root_leads_to_it() {
         ..overview()
     };
     let (status, _, page) = get("/console", Ok(empty)).await;
-    assert!(status.is_success() && page.contains("Nothing is recorded yet."));
+    assert!(status.is_success() && page.contains("Nothing is recorded yet.") && !page.contains("class=\"notice"));
     let (status, headers, _) = get("/", Ok(overview())).await;
     assert!(status.is_redirection() && headers[header::LOCATION] == "/console");
     let (status, headers, _) = get("/console/style.css", Ok(overview())).await;

@@ -31,6 +31,8 @@ pub(super) async fn read_topics(
         .set("group.id", "standpipe-demo-reader")
         .set("isolation.level", "read_committed")
         .set("enable.auto.commit", "false")
+        // The counts are looked at every second: an answer with nothing new must not hold back the next one.
+        .set("fetch.wait.max.ms", "20")
         .set("auto.offset.reset", "earliest")
         .set("allow.auto.create.topics", "false");
     let consumer: Arc<StreamConsumer> = Arc::new(config.create()?);

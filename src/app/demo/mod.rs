@@ -130,6 +130,8 @@ const BACKLOG: u64 = 500;
 const TICK: Duration = Duration::from_secs(1);
 const TOPICS: &str = "topics";
 const DEALS: &str = "deals";
+/// What the mock cluster is not.
+const BROKER_CAVEAT: &str = "The broker is a demo broker in this process: it does not hide aborted transactions.";
 
 /// Everything that stands around the daemon.
 struct Stage {
@@ -304,7 +306,8 @@ impl Stage {
         tasks.spawn("webhook receiver", async move { serving.await.map_err(|error| error.to_string()) });
         step("the daemon, with a PostgreSQL of its own".to_owned())?;
         let (config, rules) = (Arc::new(loaded.config), Arc::new(rules));
-        let program = Program { config, rules, metrics, clock, reloads: None };
+        let notice = kafka.as_ref().map(|_| BROKER_CAVEAT);
+        let program = Program { config, rules, metrics, clock, reloads: None, notice };
         Ok(Self { kafka, brokers, topic_prefix, config_file, state_dir, program, place })
     }
 
@@ -313,10 +316,7 @@ impl Stage {
         let (program, config) = (&options.program, self.config_file.display());
         Hints {
             broker: if self.kafka.is_some() {
-                vec![
-                    "The broker is a demo broker in this process: it does not hide aborted transactions.".to_owned(),
-                    "--brokers HOST:PORT takes a real one.".to_owned(),
-                ]
+                vec![BROKER_CAVEAT.to_owned(), "--brokers HOST:PORT takes a real one.".to_owned()]
             } else {
                 vec![format!("The topics {}* are new, and stay on the brokers.", self.topic_prefix)]
             },
