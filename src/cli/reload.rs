@@ -63,21 +63,65 @@ pub(super) async fn answer(
 fn reload(global: &Global, clock: &Clock, old: &Config) -> Result<Settings, Failure> {
     let ready = super::load(global)?;
     let config = ready.loaded.config;
-    if fixed(old) != fixed(&config) {
-        return Err(Failure::configuration(
-            "deployment, state_dir, [ledger], [server] and telemetry.log_format take effect at a restart only",
-        ));
+    let changed = fixed(old, &config);
+    if !changed.is_empty() {
+        return Err(Failure::configuration(format!(
+            "{} changed, which takes effect at a restart only",
+            changed.join(", ")
+        )));
     }
     Settings::new(Arc::new(config), Arc::new(ready.rules), clock).map_err(Failure::configuration)
 }
 
-/// What a running program cannot change; secrets compare as equal, and are read from their files anyway.
-fn fixed(config: &Config) -> String {
-    let Config { deployment, state_dir, ledger, server, telemetry, .. } = config;
-    format!(
-        "{deployment:?} {} {ledger:?} {server:?} {:?} {:?}",
-        state_dir.display(),
-        telemetry.log_format,
-        telemetry.otlp_endpoint
-    )
+/// What differs and cannot be changed in a running program.
+fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (logs, new_logs) = (&old.telemetry, &new.telemetry);
+    [
+        ("deployment", old.deployment != new.deployment),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("drain_timeout", old.drain_timeout != new.drain_timeout),
+        ("[ledger]", old.ledger != new.ledger),
+        ("[server]", old.server != new.server),
+        ("telemetry.log_format", logs.log_format != new_logs.log_format),
+        ("telemetry.otlp_endpoint", logs.otlp_endpoint != new_logs.otlp_endpoint),
+    ]
+    .into_iter()
+    .filter_map(|(key, differs)| differs.then_some(key))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::config;
+
+    fn parsed(text: &str) -> Config {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        config::load(&[file.path().to_owned()], [], &[]).unwrap().config
+    }
+
+    #[test]
+    fn what_takes_a_restart_is_named_and_the_rest_is_not() {
+        let text = r#"
+            deployment = "acme"
+            [ledger]
+            url = "postgres://standpipe:one@db/standpipe"
+            [accounts.acme]
+            token = "t"
+            [server.keys.ci]
+            token = "a-token-that-is-long-enough-for-a-key"
+            allow = ["events:read"]
+        "#;
+        let old = parsed(text);
+        assert_eq!(fixed(&old, &parsed(text)), Vec::<&str>::new());
+        // An account's keys are applied at once.
+        assert_eq!(fixed(&old, &parsed(&text.replace("\"t\"", "\"u\""))), Vec::<&str>::new());
+        // A secret counts too.
+        assert_eq!(fixed(&old, &parsed(&text.replace(":one@", ":two@"))), ["[ledger]"]);
+        let two = text.replace("\"acme\"", "\"other\"").replace("events:read", "admin");
+        assert_eq!(fixed(&old, &parsed(&two)), ["deployment", "[server]"]);
+    }
 }

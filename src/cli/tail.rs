@@ -95,6 +95,7 @@ fn rules(of: &IndexMap<SinkName, Arc<Rules>>, options: &Options) -> Result<Optio
         filter: Some(filter.clone()),
         headers: IndexMap::new(),
         start: SinkStart::Now,
+        dead_letter_retention: Duration::ZERO,
         kind: SinkKind::Kafka(KafkaConfig {
             brokers: String::new(),
             topic: "tail".to_owned(),

@@ -71,6 +71,7 @@ fn common(name: &str, raw: RawCommon, kind: SinkKind, to: &mut Checker<'_>) -> S
         to.refuse(&path("filter"), "is empty; leave it out to take every event");
     }
     let RawFormat::Event = raw.format;
+    to.at_least(&path("dead_letter_retention"), raw.dead_letter_retention.0, Duration::from_secs(1));
     SinkConfig {
         filter: raw.filter.filter(|filter| !filter.trim().is_empty()),
         headers: raw.headers.into_iter().map(|(name, template)| (name.0, template.0)).collect(),
@@ -78,6 +79,7 @@ fn common(name: &str, raw: RawCommon, kind: SinkKind, to: &mut Checker<'_>) -> S
             RawSinkStart::Oldest => SinkStart::Oldest,
             RawSinkStart::Now => SinkStart::Now,
         },
+        dead_letter_retention: raw.dead_letter_retention.0,
         kind,
     }
 }
@@ -205,7 +207,6 @@ fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> WebhookConfi
         ("disable_after", raw.disable_after.0, Duration::from_secs(1)),
         ("connect_timeout", raw.connect_timeout.0, Duration::from_millis(10)),
         ("timeout", raw.timeout.0, Duration::from_millis(10)),
-        ("dead_letter_retention", raw.dead_letter_retention.0, Duration::from_secs(1)),
         ("breaker.window", raw.breaker.window.0, Duration::from_secs(1)),
         ("breaker.probe_after", raw.breaker.probe_after.0, Duration::from_millis(10)),
     ];
@@ -236,7 +237,6 @@ fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> WebhookConfi
         disable_after: raw.disable_after.0,
         connect_timeout: raw.connect_timeout.0,
         timeout: raw.timeout.0,
-        dead_letter_retention: raw.dead_letter_retention.0,
     }
 }
 

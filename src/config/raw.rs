@@ -285,11 +285,19 @@ pub(super) struct RawCommon {
     pub start: RawSinkStart,
     /// The form of what is delivered: the canonical event.
     pub format: RawFormat,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: DurationText,
 }
 
 impl Default for RawCommon {
     fn default() -> Self {
-        Self { filter: None, headers: IndexMap::new(), start: RawSinkStart::Oldest, format: RawFormat::Event }
+        Self {
+            filter: None,
+            headers: IndexMap::new(),
+            start: RawSinkStart::Oldest,
+            format: RawFormat::Event,
+            dead_letter_retention: days(30),
+        }
     }
 }
 
@@ -394,8 +402,6 @@ pub(super) struct RawWebhookOwn {
     pub connect_timeout: DurationText,
     /// Bound on a whole attempt.
     pub timeout: DurationText,
-    /// How long dead letters are kept.
-    pub dead_letter_retention: DurationText,
 }
 
 impl Default for RawWebhookOwn {
@@ -428,7 +434,6 @@ impl Default for RawWebhookOwn {
             disable_after: days(5),
             connect_timeout: seconds(5),
             timeout: seconds(15),
-            dead_letter_retention: days(30),
         }
     }
 }

@@ -74,6 +74,17 @@ impl Secret {
     }
 }
 
+/// Whether they say the same, not whether the files hold the same.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Source::Value(one), Source::Value(two)) => one.expose_secret() == two.expose_secret(),
+            (Source::File(one), Source::File(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {

@@ -52,7 +52,7 @@ impl Config {
 }
 
 /// `[ledger]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LedgerConfig {
     /// Where the database is.
     pub url: LedgerUrl,
@@ -75,7 +75,7 @@ pub struct LedgerConfig {
 }
 
 /// Where the ledger's database is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LedgerUrl {
     /// A `postgres://` URL; secret, because it may hold a password.
     Postgres(Secret),
@@ -93,7 +93,7 @@ pub struct ChannelsConfig {
 }
 
 /// `[server]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     /// Console and admin API.
     pub listen: SocketAddr,
@@ -104,7 +104,7 @@ pub struct ServerConfig {
 }
 
 /// `[server.keys.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct KeyConfig {
     /// The key's secret.
     pub token: Secret,
@@ -221,6 +221,8 @@ pub struct SinkConfig {
     pub headers: IndexMap<String, String>,
     /// Where a sink that is new to this ledger begins.
     pub start: SinkStart,
+    /// How long dead letters are kept.
+    pub dead_letter_retention: Duration,
     /// What it delivers to.
     pub kind: SinkKind,
 }
@@ -232,6 +234,7 @@ impl fmt::Debug for SinkConfig {
             .field("filter", &self.filter)
             .field("headers", &self.headers.keys())
             .field("start", &self.start)
+            .field("dead_letter_retention", &self.dead_letter_retention)
             .field("kind", &self.kind)
             .finish()
     }
@@ -325,8 +328,6 @@ pub struct WebhookConfig {
     pub connect_timeout: Duration,
     /// Bound on a whole attempt.
     pub timeout: Duration,
-    /// How long dead letters are kept.
-    pub dead_letter_retention: Duration,
 }
 
 /// `order`

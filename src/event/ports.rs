@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
@@ -337,12 +338,14 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
         owner: Ownership,
         cursor: Seq,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
-    /// Writes dead letters, unique by (sink, shard, seq): doing it again changes nothing.
+    /// Writes dead letters, unique by (sink, shard, seq): doing it again changes nothing. They are kept for `retention`
+    /// from now.
     fn dead_letters(
         &self,
         sink: &SinkName,
         owner: Ownership,
         letters: &[NewDeadLetter],
+        retention: Duration,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// Notes what the sink is doing and, where it fails, why (with the remedy, without secrets).
     fn report(

@@ -3,6 +3,8 @@
 //! Every write names its owner's epoch and checks it under `KEY SHARE` of the shard row (INV-6): beside a recording call,
 //! never beside the taking of a lease. The check is part of the same statement, so it costs no round trip.
 
+use std::time::Duration;
+
 use super::control::sink_gap_id;
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
@@ -10,8 +12,6 @@ use super::streams::printable;
 use crate::event::ports::{ChainAt, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState};
 use crate::event::{GapReason, Seq, Shard, SinkName};
 
-/// How long a dead letter waits for an operator, in days.
-const DEAD_LETTER_DAYS: i32 = 30;
 const REASON_BYTES: usize = 1024;
 
 fn fenced(owner: Ownership) -> LedgerError {
@@ -160,6 +160,7 @@ impl SinkBook for Ledger {
         sink: &SinkName,
         owner: Ownership,
         letters: &[NewDeadLetter],
+        retention: Duration,
     ) -> Result<(), LedgerError> {
         let doing = "writing dead letters";
         let shard = self.known_shard(owner.shard)?;
@@ -173,7 +174,7 @@ impl SinkBook for Ledger {
             sqlx::query!(
                 "INSERT INTO dead_letters (sink, shard, seq, attempts, reason, expires_at,
                     account_id, type_id, occurred_at, content_hash, event_id, record_id, body)
-                 SELECT $1, $2, e.seq, l.attempts, l.reason, clock_timestamp() + make_interval(days => $6),
+                 SELECT $1, $2, e.seq, l.attempts, l.reason, clock_timestamp() + make_interval(secs => $6),
                     e.account_id, e.type_id, e.occurred_at, e.content_hash, e.event_id, e.record_id, e.body
                  FROM unnest($3::bigint[], $4::text[], $5::integer[]) AS l (seq, reason, attempts)
                  JOIN events e ON e.shard = $2 AND e.seq = l.seq
@@ -183,7 +184,7 @@ impl SinkBook for Ledger {
                 &seqs,
                 &reasons,
                 &attempts,
-                DEAD_LETTER_DAYS
+                retention.as_secs_f64()
             )
             .execute(&mut *session)
             .await

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -17,6 +18,7 @@ fn config(filter: Option<&str>, topic: &str, key: &str, headers: &[(&str, &str)]
         filter: filter.map(str::to_owned),
         headers: headers.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
         start: SinkStart::Oldest,
+        dead_letter_retention: Duration::from_hours(720),
         kind: SinkKind::Kafka(KafkaConfig {
             brokers: "127.0.0.1:9092".to_owned(),
             topic: topic.to_owned(),

@@ -191,7 +191,12 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
     async fn send(&mut self) -> Result<(), KafkaSinkError> {
         if !self.draft.letters.is_empty() {
             let session = &*self.session;
-            let written = session.book.dead_letters(&session.sink, session.owner, &self.draft.letters);
+            let written = session.book.dead_letters(
+                &session.sink,
+                session.owner,
+                &self.draft.letters,
+                session.dead_letter_retention,
+            );
             within("writing dead letters", written).await?;
         }
         let mut recorded: Vec<(OffsetDateTime, usize)> = Vec::new();

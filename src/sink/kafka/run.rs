@@ -46,6 +46,8 @@ pub struct KafkaSink<F, B> {
     pub config: KafkaConfig,
     /// Where it begins when it is new.
     pub start: SinkStart,
+    /// How long its dead letters are kept.
+    pub dead_letter_retention: Duration,
     /// Its compiled rules.
     pub route: Arc<dyn Route>,
     /// The events.
@@ -72,11 +74,12 @@ pub async fn run_on<F: Feed, B: SinkBook, C: Cluster>(
     mut cluster: C,
 ) -> Result<(), KafkaSinkError> {
     let meters = Meters::new(&sink.name, sink.owner.shard);
-    let KafkaSink { name, owner, start, route, feed, book, clock, stop, .. } = sink;
+    let KafkaSink { name, owner, start, dead_letter_retention, route, feed, book, clock, stop, .. } = sink;
     let mut session = Session {
         sink: name,
         owner,
         start,
+        dead_letter_retention,
         settings,
         rules: route,
         feed,
@@ -128,6 +131,7 @@ pub(super) struct Session<F, B> {
     pub(super) sink: SinkName,
     pub(super) owner: Ownership,
     pub(super) start: SinkStart,
+    pub(super) dead_letter_retention: Duration,
     pub(super) settings: Arc<Settings>,
     pub(super) rules: Arc<dyn Route>,
     pub(super) feed: F,

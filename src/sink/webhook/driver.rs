@@ -184,12 +184,25 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
     let after = pending.cursor();
     let (sender_of_batches, batches) = mpsc::channel(1);
     // The feed is borrowed by the fetching alone, the rest of the sink by the driver.
-    let WebhookSink { name, ownership, config, start, route, feed, book, deliveries, clock, stop } = sink;
+    let WebhookSink {
+        name,
+        ownership,
+        config,
+        start,
+        dead_letter_retention,
+        route,
+        feed,
+        book,
+        deliveries,
+        clock,
+        stop,
+    } = sink;
     let rest = WebhookSink {
         name: name.clone(),
         ownership: *ownership,
         config: config.clone(),
         start: *start,
+        dead_letter_retention: *dead_letter_retention,
         route: Arc::clone(route),
         feed: (),
         book: book.clone(),
@@ -285,13 +298,13 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     pub(super) async fn write(&mut self) -> Result<(), LedgerError> {
         let (name, owner) = (&self.sink.name, self.sink.ownership);
         if !self.letters.is_empty() {
-            self.sink.book.dead_letters(name, owner, &self.letters).await?;
+            self.sink.book.dead_letters(name, owner, &self.letters, self.sink.dead_letter_retention).await?;
             self.meters.dead_letter.increment(self.letters.len() as u64);
             self.letters.clear();
         }
         if !self.pending.changes().is_empty() {
             let changes = std::mem::take(self.pending.changes());
-            self.sink.deliveries.change(name, owner, &changes, self.sink.config.dead_letter_retention).await?;
+            self.sink.deliveries.change(name, owner, &changes, self.sink.dead_letter_retention).await?;
         }
         Ok(())
     }

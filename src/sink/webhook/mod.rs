@@ -30,6 +30,7 @@ mod watch;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +57,8 @@ pub struct WebhookSink<F, B, D> {
     pub config: WebhookConfig,
     /// Where it begins when the ledger does not know it yet.
     pub start: SinkStart,
+    /// How long its dead letters are kept.
+    pub dead_letter_retention: Duration,
     /// Its rules.
     pub route: Arc<dyn Route>,
     /// The shard's events.

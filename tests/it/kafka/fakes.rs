@@ -1,6 +1,7 @@
 //! A ledger in memory that can be rewound, frozen and looked into, and rules that a test makes up.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use standpipe::clock::Clock;
@@ -164,7 +165,13 @@ impl SinkBook for FakeLedger {
         Ok(())
     }
 
-    async fn dead_letters(&self, _: &SinkName, _: Ownership, letters: &[NewDeadLetter]) -> Result<(), LedgerError> {
+    async fn dead_letters(
+        &self,
+        _: &SinkName,
+        _: Ownership,
+        letters: &[NewDeadLetter],
+        _: Duration,
+    ) -> Result<(), LedgerError> {
         let mut state = self.state();
         for letter in letters {
             if !state.letters.iter().any(|known| known.seq == letter.seq) {
@@ -296,6 +303,7 @@ pub fn sink(ledger: &FakeLedger, deployment: &str, config: KafkaConfig) -> Kafka
         shards: 1,
         owner: Ownership { shard: Shard(0), epoch: Epoch(1) },
         start: SinkStart::Oldest,
+        dead_letter_retention: Duration::from_hours(720),
         route: Arc::new(FakeRoute(config.topic.as_str().into())),
         config,
         feed: FakeFeed { ledger: ledger.clone(), head: ledger.0.head.subscribe(), step: 100 },

@@ -1,5 +1,7 @@
 //! Gaps, and what operators order: INV-14.
 
+use std::time::Duration;
+
 use standpipe::event::ports::{
     LedgerError, NewDeadLetter, PageOutcome, SinkBook as _, SinkState, StreamBook as _, StreamState,
 };
@@ -143,8 +145,11 @@ async fn a_replay_is_a_row_of_its_own_for_one_sink_alone() {
     assert_eq!(world.record(page(&deals, "tail", "p1", events(["a", "b"]))).await, PageOutcome::Recorded);
     let letter = NewDeadLetter { seq: Seq(2), reason: "why\0".to_owned(), attempts: 3 };
     for _ in 0..2 {
-        world.ledger.dead_letters(&crm, owner, std::slice::from_ref(&letter)).await.unwrap();
+        let kept = Duration::from_hours(48);
+        world.ledger.dead_letters(&crm, owner, std::slice::from_ref(&letter), kept).await.unwrap();
     }
+    let hours = "SELECT round(extract(epoch FROM expires_at - clock_timestamp()) / 3600)::bigint FROM dead_letters";
+    assert_eq!(world.count(hours).await, 48);
     assert_eq!(world.count("SELECT count(*) FROM dead_letters").await, 1);
     // The event itself may be gone by then.
     world

@@ -143,7 +143,7 @@ async fn an_owner_whose_epoch_is_over_writes_nothing_inv_6() {
     assert!(matches!(ledger.row(&sink, owner).await, Err(LedgerError::Fenced { .. })));
     assert!(matches!(ledger.keep_cursor(&sink, owner, Seq(1)).await, Err(LedgerError::Fenced { .. })));
     assert!(matches!(ledger.sought(&sink, owner, Seq(1)).await, Err(LedgerError::Fenced { .. })));
-    assert!(matches!(ledger.dead_letters(&sink, owner, &[]).await, Err(LedgerError::Fenced { .. })));
+    assert!(matches!(ledger.dead_letters(&sink, owner, &[], SOON).await, Err(LedgerError::Fenced { .. })));
     assert_eq!(ledger.bounds(SHARD).await.unwrap().head, Seq(1));
 }
 

@@ -101,7 +101,6 @@ pub fn config(url: &str) -> WebhookConfig {
         disable_after: Duration::from_hours(120),
         connect_timeout: Duration::from_secs(5),
         timeout: Duration::from_secs(15),
-        dead_letter_retention: Duration::from_hours(720),
     }
 }
 
@@ -195,6 +194,7 @@ impl World {
             ownership: self.ownership(),
             config,
             start: SinkStart::Oldest,
+            dead_letter_retention: Duration::from_hours(720),
             book: self.ledger.clone(),
             deliveries: self.ledger.clone(),
             clock: Clock::system(),
