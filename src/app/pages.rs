@@ -32,8 +32,8 @@ impl Provide for Provider {
     fn overview(&self) -> BoxFuture<'_, Result<Overview, String>> {
         async {
             let told = |error: crate::event::ports::LedgerError| error.to_string();
-            let mut overview =
-                overview::look(&self.program.config, &self.ledger, &self.program.clock).await.map_err(told)?;
+            let config = self.program.config_now();
+            let mut overview = overview::look(&config, &self.ledger, &self.program.clock).await.map_err(told)?;
             overview.notice = self.program.notice.map(str::to_owned);
             overview.reasons =
                 self.health.look().1.into_iter().map(|reason| format!("{}: {}", reason.part, reason.why)).collect();

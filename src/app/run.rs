@@ -50,6 +50,13 @@ pub struct Program {
     pub notice: Option<&'static str>,
 }
 
+impl Program {
+    /// The configuration as it stands after the last reload.
+    pub(super) fn config_now(&self) -> Arc<Config> {
+        self.reloads.as_ref().map_or_else(|| self.config.clone(), |settings| settings.borrow().config.clone())
+    }
+}
+
 /// What a reload may replace: the accounts and the sinks, with everything about them.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -211,6 +211,17 @@ async fn a_changed_configuration_is_applied_while_it_runs_and_a_broken_one_is_no
     pipe.wait_taken(80).await;
     assert_eq!(pipe.messages().await.len(), 60, "the new filter takes nothing");
     assert_eq!(pipe.receiver.received().len(), 80, "and the other sink goes on");
+
+    // A sink that is new since the start is one to the page too.
+    let late = text[text.find("[sinks.ops]").expect("it is there")..text.find("[server]").expect("it is there")]
+        .replace("sinks.ops", "sinks.late");
+    std::fs::write(&path, format!("{text}\n{late}")).expect("own file");
+    pipe.verb(&["reload"]).await;
+    wait_until("the page shows the new sink", LONG, async || {
+        let page = pipe.daemon.console().await.unwrap_or_default();
+        page.contains(r#"late <span class="quiet">webhook</span>"#) && !page.contains("not configured")
+    })
+    .await;
 }
 
 async fn emit(simulator: &Simulator, count: u32) {

@@ -32,6 +32,7 @@ pub struct Daemon {
     pub process: Process,
     dir: PathBuf,
     port: u16,
+    listen: u16,
     environment: Vec<(String, String)>,
 }
 
@@ -44,17 +45,14 @@ impl Daemon {
     /// The same with variables in its environment.
     pub fn start_with(name: &str, configuration: &str, environment: &[(&str, &str)]) -> Self {
         let dir = keeper::directory(name);
-        let port = keeper::free_port();
+        let (port, listen) = (keeper::free_port(), keeper::free_port());
         let top = format!("state_dir = \"{}\"\n", dir.join("state").display());
-        let server = format!(
-            "\n[server]\nlisten = \"127.0.0.1:{}\"\nmetrics_listen = \"127.0.0.1:{port}\"\n",
-            keeper::free_port()
-        );
+        let server = format!("\n[server]\nlisten = \"127.0.0.1:{listen}\"\nmetrics_listen = \"127.0.0.1:{port}\"\n");
         std::fs::write(dir.join("standpipe.toml"), top + configuration + &server).expect("own directory");
         let environment: Vec<_> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let process = launch(&dir, &environment);
-        Self { process, dir, port, environment }
+        Self { process, dir, port, listen, environment }
     }
 
     /// Starts the same instance again after its end.
@@ -89,6 +87,11 @@ impl Daemon {
     /// Status of `/livez`; none while nobody listens.
     pub async fn livez(&self) -> Option<u16> {
         http::get(&format!("http://127.0.0.1:{}/livez", self.port)).await.map(|(status, _)| status)
+    }
+
+    /// The page at `/console`; none while nobody listens.
+    pub async fn console(&self) -> Option<String> {
+        http::get(&format!("http://127.0.0.1:{}/console", self.listen)).await.map(|(_, body)| body)
     }
 
     pub async fn metrics(&self) -> Option<String> {
