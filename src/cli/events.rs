@@ -1,6 +1,7 @@
 //! `standpipe events`: one event in the ledger, and sending it again.
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::attach::{attach, when};
@@ -8,7 +9,7 @@ use super::evidence::{self, List};
 use super::output::{Format, line, printable, timestamp};
 use super::{Failure, Global};
 use crate::event::{Seq, Shard, SinkName};
-use crate::ledger::operator::EventRow;
+use crate::ledger::operator::{EventRow, MAX_REPLAYS, MAX_SEQ, Replayed, Seqs};
 
 /// `standpipe events`
 #[derive(Clone, Debug, Subcommand)]
@@ -45,24 +46,23 @@ pub struct Replay {
     #[arg(long, value_parser = |name: &str| Ok::<_, String>(SinkName::from(name)))]
     sink: SinkName,
     /// Instead of an id: the seq of one event, or a range FROM..TO (both sent)
-    #[arg(long, conflicts_with = "id", value_parser = seqs)]
-    seq: Option<(u64, u64)>,
+    #[arg(long, value_name = "SEQ|FROM..TO", conflicts_with = "id", value_parser = seqs)]
+    seq: Option<Seqs>,
     /// The shard of the seqs
     #[arg(long, default_value_t = 0)]
     shard: u16,
+    #[command(flatten)]
+    format: Format,
 }
 
-/// More than this is not replayed at once.
-const MAX_REPLAYS: u64 = 100_000;
-
-fn seqs(text: &str) -> Result<(u64, u64), String> {
+fn seqs(text: &str) -> Result<Seqs, String> {
     let (from, to) = text.split_once("..").unwrap_or((text, text));
     let number = |part: &str| part.trim().parse::<u64>().map_err(|_| "expected SEQ or FROM..TO".to_owned());
     let (from, to) = (number(from)?, number(to)?);
-    if from == 0 || to < from || to - from >= MAX_REPLAYS {
+    if from == 0 || to < from || to > MAX_SEQ || to - from >= MAX_REPLAYS {
         return Err(format!("expected 1 <= FROM <= TO, at most {MAX_REPLAYS} events"));
     }
-    Ok((from, to))
+    Ok(Seqs { from: Seq(from), to: Seq(to) })
 }
 
 /// Runs the verb.
@@ -139,24 +139,60 @@ async fn replay(global: &Global, options: &Replay) -> Result<(), Failure> {
     if !ready.loaded.config.sinks.contains_key(sink) {
         return Err(Failure::runtime(format!("no sink {sink} is configured")));
     }
-    let wishes = match (&options.id, options.seq) {
-        (Some(id), _) => {
+    let (shard, seqs) = match (&options.id, options.seq) {
+        (_, Some(seqs)) => (Shard(options.shard), seqs),
+        (id, None) => {
+            let id = id.as_deref().unwrap_or_default();
             let rows = ledger.events_by_id(id).await?;
             let first = rows.iter().find(|row| row.replay.is_none()).or_else(|| rows.first());
             let Some(first) = first else {
                 return Err(Failure::runtime(format!("the ledger keeps no event with the id {}", printable(id))));
             };
-            vec![(first.shard, first.seq)]
+            (first.shard, Seqs::one(first.seq))
         }
-        (None, Some((from, to))) => (from..=to).map(|seq| (Shard(options.shard), Seq(seq))).collect(),
-        (None, None) => Vec::new(),
     };
-    for (shard, seq) in &wishes {
-        ledger.wish_replay(sink, *shard, *seq).await?;
+    let mut replayed = Replayed::default();
+    if let Err(error) = ledger.wish_replays(sink, shard, seqs, &mut replayed).await {
+        if let Some(settled) = replayed.settled {
+            told(options, shard, &replayed)?;
+            line(&format!("Up to seq {settled} only; go on with --seq {}..{}.", settled.next(), seqs.to))?;
+        }
+        return Err(error.into());
+    }
+    told(options, shard, &replayed)?;
+    if replayed.replayed == 0 {
+        return Err(Failure::runtime(format!(
+            "nothing is sent again: shard {shard} keeps no event of {sink} from seq {} to {}; `standpipe events get ID` \
+             shows what is kept",
+            seqs.from, seqs.to
+        )));
+    }
+    if options.format.json { Ok(()) } else { line(when(&ledger).await?) }
+}
+
+fn told(options: &Replay, shard: Shard, replayed: &Replayed) -> Result<(), Failure> {
+    /// What `--json` prints.
+    #[derive(Serialize)]
+    struct Told<'a> {
+        sink: &'a SinkName,
+        shard: Shard,
+        #[serde(flatten)]
+        replayed: &'a Replayed,
+    }
+    let sink = &options.sink;
+    if options.format.json {
+        let told = serde_json::to_string_pretty(&Told { sink, shard, replayed });
+        return line(&told.map_err(Failure::runtime)?);
     }
     line(&format!(
-        "{} event(s) go to {sink} again, marked standpipe-replay and outside the order promise. {}",
-        wishes.len(),
-        when(&ledger).await?
-    ))
+        "{} event(s) go to {sink} again, marked standpipe-replay and outside the order promise.",
+        replayed.replayed
+    ))?;
+    if replayed.for_another_sink > 0 {
+        line(&format!("{} replay(s) for another sink are left out.", replayed.for_another_sink))?;
+    }
+    let missing = replayed.not_kept.iter();
+    let missing: Vec<String> =
+        missing.map(|Seqs { from, to }| if from == to { from.to_string() } else { format!("{from}..{to}") }).collect();
+    if missing.is_empty() { Ok(()) } else { line(&format!("Not kept: {}.", missing.join(", "))) }
 }

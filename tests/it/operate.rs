@@ -149,6 +149,18 @@ async fn a_paused_sink_keeps_its_events_and_a_replay_comes_again_with_its_mark()
     pipe.wait_taken(151).await;
     assert_eq!(pipe.receiver.received().len(), 150, "a replay is for its sink alone");
     assert!(pipe.receiver.received().iter().all(|request| request.error.is_none()));
+
+    // A range: what is not kept is named, what was for another sink alone is left out.
+    let range = ["events", "replay", "--seq", "149..160", "--sink", "ops", "--json"];
+    let told: Value = serde_json::from_str(&pipe.verb(&range).await).expect("JSON");
+    let expected = serde_json::json!({ "sink": "ops", "shard": 0, "replayed": 2, "for_another_sink": 1,
+        "not_kept": [{ "from": 152, "to": 160 }] });
+    assert_eq!(told, expected);
+    wait_until("ops gets them again", LONG, async || pipe.receiver.received().len() == 152).await;
+    let nothing = pipe.daemon.run_verb(&["events", "replay", "--seq", "5000..6000", "--sink", "ops"]).await;
+    assert_eq!(nothing.status.code(), Some(1));
+    let (out, err) = (String::from_utf8_lossy(&nothing.stdout), String::from_utf8_lossy(&nothing.stderr));
+    assert!(out.contains("Not kept: 5000..6000.") && err.contains("keeps no event of ops"), "{out}{err}");
 }
 
 /// INV-14: an operator's seek skips nothing in silence.

@@ -4,7 +4,9 @@
 mod evidence;
 mod look;
 mod order;
+mod replay;
 
 pub use evidence::{ConflictRow, RejectedRow};
 pub use look::{EventRow, GapRow, SchemaRow, ShardRow, SinkStatus, StreamStatus};
 pub use order::{OrderError, SeekTo};
+pub use replay::{MAX_REPLAYS, MAX_SEQ, Replayed, Seqs};

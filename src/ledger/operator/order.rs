@@ -1,6 +1,9 @@
 //! Ordering: each order is one transaction on rows that the owner looks at every second. None of them moves a position,
 //! a cursor or a seq itself: those have one writer, which carries the order out and says so (INV-6).
 
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use uuid::Uuid;
 
 use super::super::database::{Session, failed, seq_from_db, seq_to_db, shard_to_db, within};
@@ -20,9 +23,6 @@ pub enum OrderError {
     /// There is no such sink.
     #[error("the ledger has no sink {0}; `standpipe sinks list` shows what there is")]
     NoSink(SinkName),
-    /// There is no such event.
-    #[error("seq {1} of shard {0} is not kept; `standpipe events get ID` shows what is")]
-    NoEvent(Shard, Seq),
     /// The seq does not lie in what is kept.
     #[error("seq {wanted} of shard {shard} is not between {oldest} and {newest}, which is what the ledger keeps")]
     Outside {
@@ -62,98 +62,70 @@ const IN_USE: i64 = 60;
 impl Ledger {
     /// Pauses or resumes a stream.
     pub async fn pause_stream(&self, key: &StreamKey, paused: bool) -> Result<(), OrderError> {
-        let doing = "pausing a stream";
-        within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let done = sqlx::query!(
-                "UPDATE streams s SET paused = $3, state_at = clock_timestamp() FROM accounts a
-                 WHERE a.account_id = s.account_id AND a.name = $1 AND s.name = $2",
-                key.account.as_str(),
-                key.stream.as_str(),
-                paused
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(done.rows_affected())
-        })
-        .await
-        .map_err(OrderError::from)
-        .and_then(|rows| if rows == 1 { Ok(()) } else { Err(OrderError::NoStream(key.clone())) })
+        let order = sqlx::query!(
+            "UPDATE streams s SET paused = $3, state_at = clock_timestamp() FROM accounts a
+             WHERE a.account_id = s.account_id AND a.name = $1 AND s.name = $2",
+            key.account.as_str(),
+            key.stream.as_str(),
+            paused
+        );
+        self.order("pausing a stream", order, || OrderError::NoStream(key.clone())).await
     }
 
     /// Orders a stream to another position; the owner records what it skips as a gap.
     pub async fn seek_stream(&self, key: &StreamKey, to: &Position) -> Result<(), OrderError> {
-        let doing = "ordering a stream to another position";
         let text = to.as_str();
         if text.is_empty() || text.len() > MAX_POSITION_BYTES || text.chars().any(char::is_control) {
             return Err(OrderError::NoPosition);
         }
-        within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let done = sqlx::query!(
-                "UPDATE streams s SET seek_to = $3, seek_at = clock_timestamp() FROM accounts a
-                 WHERE a.account_id = s.account_id AND a.name = $1 AND s.name = $2",
-                key.account.as_str(),
-                key.stream.as_str(),
-                text.as_bytes()
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(done.rows_affected())
-        })
-        .await
-        .map_err(OrderError::from)
-        .and_then(|rows| if rows == 1 { Ok(()) } else { Err(OrderError::NoStream(key.clone())) })
+        let order = sqlx::query!(
+            "UPDATE streams s SET seek_to = $3, seek_at = clock_timestamp() FROM accounts a
+             WHERE a.account_id = s.account_id AND a.name = $1 AND s.name = $2",
+            key.account.as_str(),
+            key.stream.as_str(),
+            text.as_bytes()
+        );
+        self.order("ordering a stream to another position", order, || OrderError::NoStream(key.clone())).await
     }
 
     /// Pauses a sink, in all shards; or resumes it, which makes a halted one try again too.
     pub async fn pause_sink(&self, sink: &SinkName, paused: bool) -> Result<(), OrderError> {
-        let doing = "pausing a sink";
-        within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let done = sqlx::query!(
-                "UPDATE sinks SET paused = $2, state_at = clock_timestamp(),
-                    state = CASE WHEN $2 THEN state ELSE 'starting' END, error = CASE WHEN $2 THEN error END
-                 WHERE sink = $1",
-                sink.as_str(),
-                paused
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(done.rows_affected())
-        })
-        .await
-        .map_err(OrderError::from)
-        .and_then(|rows| if rows > 0 { Ok(()) } else { Err(OrderError::NoSink(sink.clone())) })
+        let order = sqlx::query!(
+            "UPDATE sinks SET paused = $2, state_at = clock_timestamp(),
+                state = CASE WHEN $2 THEN state ELSE 'starting' END, error = CASE WHEN $2 THEN error END
+             WHERE sink = $1",
+            sink.as_str(),
+            paused
+        );
+        self.order("pausing a sink", order, || OrderError::NoSink(sink.clone())).await
     }
 
     /// Turns a disabled webhook endpoint on again, in all shards.
     pub async fn enable_sink(&self, sink: &SinkName) -> Result<(), OrderError> {
-        let doing = "enabling a sink";
-        within(doing, async {
+        let order = sqlx::query!(
+            "UPDATE sinks SET disabled = NULL, disabled_at = NULL, state_at = clock_timestamp(),
+                state = CASE WHEN disabled IS NULL THEN state ELSE 'starting' END,
+                error = CASE WHEN disabled IS NULL THEN error END
+             WHERE sink = $1",
+            sink.as_str()
+        );
+        self.order("enabling a sink", order, || OrderError::NoSink(sink.clone())).await
+    }
+
+    /// Gives an order of one statement; where it finds no row, there is `nobody` to be ordered.
+    async fn order(
+        &self,
+        doing: &'static str,
+        order: Query<'_, Postgres, PgArguments>,
+        nobody: impl FnOnce() -> OrderError,
+    ) -> Result<(), OrderError> {
+        let done = within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let done = sqlx::query!(
-                "UPDATE sinks SET disabled = NULL, disabled_at = NULL, state_at = clock_timestamp(),
-                    state = CASE WHEN disabled IS NULL THEN state ELSE 'starting' END,
-                    error = CASE WHEN disabled IS NULL THEN error END
-                 WHERE sink = $1",
-                sink.as_str()
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
+            let done = order.execute(&mut *session).await.map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
-            Ok(done.rows_affected())
-        })
-        .await
-        .map_err(OrderError::from)
-        .and_then(|rows| if rows > 0 { Ok(()) } else { Err(OrderError::NoSink(sink.clone())) })
+            Ok(done)
+        });
+        if done.await?.rows_affected() == 0 { Err(nobody()) } else { Ok(()) }
     }
 
     /// Orders a sink to go on elsewhere in one shard; it records what it skips as a gap.
@@ -217,33 +189,6 @@ impl Ledger {
             Ok(Ok(()))
         })
         .await?
-    }
-
-    /// Wishes that one sink gets an event again: the owner's next commit makes a row of it, under a new seq. Returns the
-    /// number of the wish.
-    pub async fn wish_replay(&self, sink: &SinkName, shard: Shard, seq: Seq) -> Result<i64, OrderError> {
-        let doing = "wishing for a replay";
-        let wish = within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let wish = sqlx::query_scalar!(
-                "INSERT INTO replays (shard, of_seq, sink, account_id, type_id, occurred_at, content_hash, event_id,
-                    record_id, body)
-                 SELECT e.shard, coalesce(e.replay_of, e.seq), $3, e.account_id, e.type_id, e.occurred_at, e.content_hash,
-                    e.event_id, e.record_id, e.body
-                 FROM events e WHERE e.shard = $1 AND e.seq = $2
-                 RETURNING replay_id",
-                shard_to_db(shard),
-                seq_to_db(seq),
-                sink.as_str()
-            )
-            .fetch_optional(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(wish)
-        })
-        .await?;
-        wish.ok_or(OrderError::NoEvent(shard, seq))
     }
 
     /// The instances that hold a lease now: what a verb tells when nobody is there to carry an order out.

@@ -7,8 +7,10 @@ use standpipe::event::ports::{
 };
 use standpipe::event::{GAP_EVENT_TYPE, Gap, GapReason, Position, Recorded, Seq, Shard, SinkName};
 
+use standpipe::ledger::operator::{Replayed, Seqs};
+
 use super::world::{SOON, World, events, page};
-use crate::support::wait::wait_for;
+use crate::support::wait::{wait_for, wait_until};
 
 const SHARD: Shard = Shard(0);
 
@@ -173,6 +175,42 @@ async fn a_replay_is_a_row_of_its_own_for_one_sink_alone() {
     // The id's own place is the first one's.
     assert_eq!(world.record(page(&deals, "p1", "p2", events(["b"]))).await, PageOutcome::Recorded);
     assert_eq!(world.count("SELECT max(seq) FROM event_ids").await, 2);
+    world.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_range_is_replayed_in_bounded_statements_and_what_is_not_kept_is_named() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    let (crm, ops) = (SinkName::from("crm"), SinkName::from("ops"));
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(1..=1_200))).await, PageOutcome::Recorded);
+    world.execute("DELETE FROM events WHERE seq <= 3 OR seq BETWEEN 499 AND 502 OR seq = 700").await;
+    let seqs = |from, to| Seqs { from: Seq(from), to: Seq(to) };
+    let replay = async |sink: &SinkName, seqs| {
+        let mut replayed = Replayed::default();
+        let done = world.ledger.wish_replays(sink, SHARD, seqs, &mut replayed).await;
+        done.map(|()| replayed)
+    };
+    let replayed = replay(&crm, seqs(1, 1_205)).await.unwrap();
+    let not_kept = vec![seqs(1, 3), seqs(499, 502), Seqs::one(Seq(700)), seqs(1_201, 1_205)];
+    assert_eq!((replayed.replayed, replayed.for_another_sink, replayed.not_kept), (1_192, 0, not_kept));
+    let recorded = async || world.count("SELECT count(*) FROM events WHERE replay_sink = 'crm'").await == 1_192;
+    wait_until("all of them are rows for crm", SOON, recorded).await;
+    let in_order = "SELECT count(*) FROM (SELECT replay_of < lead(replay_of) OVER (ORDER BY seq) AS rises FROM events
+                        WHERE replay_sink = 'crm') r WHERE NOT rises";
+    assert_eq!(world.count(in_order).await, 0, "in the order of their seqs");
+
+    // A row that repeats an event for crm alone is none of ops' events, unless it is asked for by its own seq.
+    let replayed = replay(&ops, seqs(1_199, 1_203)).await.unwrap();
+    assert_eq!((replayed.replayed, replayed.for_another_sink, replayed.not_kept), (2, 3, vec![]));
+    let again = replay(&crm, seqs(1_201, 1_202)).await.unwrap();
+    assert_eq!((again.replayed, again.for_another_sink), (2, 0));
+    let alone = replay(&ops, Seqs::one(Seq(1_201))).await.unwrap();
+    assert_eq!((alone.replayed, alone.for_another_sink), (1, 0));
+    let of = "SELECT count(*) FROM replays WHERE sink = 'ops' AND of_seq = 4";
+    assert_eq!(world.count(of).await, 1, "it repeats what the repetition repeats");
+    let nowhere = world.ledger.wish_replays(&ops, Shard(9), seqs(1, 2), &mut Replayed::default()).await;
+    assert!(nowhere.unwrap_err().to_string().contains("no shard 9"));
     world.finish().await.unwrap();
 }
 
