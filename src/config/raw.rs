@@ -396,7 +396,8 @@ pub(super) struct RawWebhookOwn {
     pub order: RawOrder,
     /// The circuit breaker.
     pub breaker: RawBreaker,
-    /// An endpoint with nothing but failures for this long is disabled; its events are kept.
+    /// An endpoint with nothing but failures for this long is disabled; its events are kept. What counts is the time
+    /// from one failed attempt to the next: not when standpipe or the sink stood still, nor 30 hours without an attempt.
     pub disable_after: DurationText,
     /// Bound on connecting.
     pub connect_timeout: DurationText,

@@ -122,6 +122,15 @@ impl DeliveryChanges {
     }
 }
 
+/// What an endpoint has given since its last success, when that was nothing but failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failures {
+    /// When the first of them was.
+    pub since: OffsetDateTime,
+    /// For how long attempts have failed, one after the other; in the ledger to the millisecond.
+    pub lasting: Duration,
+}
+
 /// What a webhook sink keeps in the ledger. Every write names the [`Ownership`] and fails as fenced when it is not held
 /// (INV-6); a row that is not as it was seen fails it as unavailable, and the sink starts again from the rows.
 pub trait DeliveryBook: Clone + Send + Sync + 'static {
@@ -149,19 +158,19 @@ pub trait DeliveryBook: Clone + Send + Sync + 'static {
         dead_letter_retention: Duration,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Since when the endpoint has given nothing but failures, as it was kept last.
-    fn failing_since(
+    /// The failures since the endpoint's last success, as they were kept last.
+    fn failures(
         &self,
         sink: &SinkName,
         shard: Shard,
-    ) -> impl Future<Output = Result<Option<OffsetDateTime>, LedgerError>> + Send;
+    ) -> impl Future<Output = Result<Option<Failures>, LedgerError>> + Send;
 
-    /// Keeps since when the endpoint has given nothing but failures; none when it delivers again.
-    fn keep_failing_since(
+    /// Keeps the failures since the endpoint's last success; none when it delivers again.
+    fn keep_failures(
         &self,
         sink: &SinkName,
         owner: Ownership,
-        since: Option<OffsetDateTime>,
+        failures: Option<Failures>,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Removes the rows after `seq`, whose events will be taken again.

@@ -15,7 +15,7 @@ mod room;
 pub use batch::{Batch, Recorded, Replay};
 pub use chain::{Chain, ContentHash, DedupeKey};
 pub use delivery::{
-    AttemptNote, DeliveryBook, DeliveryChanges, ExhaustedDelivery, KeepDelivery, KeptDelivery, RetryDelivery,
+    AttemptNote, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, KeepDelivery, KeptDelivery, RetryDelivery,
     SeenDelivery,
 };
 pub use names::{AccountName, Epoch, EventType, LedgerId, Seq, Shard, SinkName, StreamKey, StreamName};

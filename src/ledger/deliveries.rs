@@ -15,8 +15,8 @@ use super::sinks::own;
 use super::streams::printable;
 use crate::event::ports::{LedgerError, Ownership};
 use crate::event::{
-    AccountName, Chain, ContentHash, DeliveryBook, DeliveryChanges, EventType, KeptDelivery, Recorded, Replay,
-    SeenDelivery, Seq, Shard, SinkName,
+    AccountName, Chain, ContentHash, DeliveryBook, DeliveryChanges, EventType, Failures, KeptDelivery, Recorded,
+    Replay, SeenDelivery, Seq, Shard, SinkName,
 };
 
 const REASON_BYTES: usize = 1024;
@@ -153,13 +153,13 @@ impl DeliveryBook for Ledger {
         .await
     }
 
-    async fn failing_since(&self, sink: &SinkName, shard: Shard) -> Result<Option<OffsetDateTime>, LedgerError> {
-        let doing = "reading since when an endpoint fails";
+    async fn failures(&self, sink: &SinkName, shard: Shard) -> Result<Option<Failures>, LedgerError> {
+        let doing = "reading for how long an endpoint fails";
         let shard = self.known_shard(shard)?;
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let since = sqlx::query_scalar!(
-                "SELECT failing_since FROM endpoints WHERE sink = $1 AND shard = $2",
+            let row = sqlx::query!(
+                "SELECT failing_since, failing_ms FROM endpoints WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard
             )
@@ -167,30 +167,35 @@ impl DeliveryBook for Ledger {
             .await
             .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
-            Ok(since)
+            Ok(row.map(|row| Failures {
+                since: row.failing_since,
+                lasting: Duration::from_millis(u64::try_from(row.failing_ms).unwrap_or(0)),
+            }))
         })
         .await
     }
 
-    async fn keep_failing_since(
+    async fn keep_failures(
         &self,
         sink: &SinkName,
         owner: Ownership,
-        since: Option<OffsetDateTime>,
+        failures: Option<Failures>,
     ) -> Result<(), LedgerError> {
-        let doing = "keeping since when an endpoint fails";
+        let doing = "keeping for how long an endpoint fails";
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
             own(&mut session, owner, doing).await?;
-            match since {
-                Some(since) => {
+            match failures {
+                Some(Failures { since, lasting }) => {
                     sqlx::query!(
-                        "INSERT INTO endpoints (sink, shard, failing_since) VALUES ($1, $2, $3)
-                         ON CONFLICT ON CONSTRAINT endpoints_pkey DO UPDATE SET failing_since = excluded.failing_since",
+                        "INSERT INTO endpoints (sink, shard, failing_since, failing_ms) VALUES ($1, $2, $3, $4)
+                         ON CONFLICT ON CONSTRAINT endpoints_pkey
+                         DO UPDATE SET failing_since = excluded.failing_since, failing_ms = excluded.failing_ms",
                         sink.as_str(),
                         shard,
-                        since
+                        since,
+                        i64::try_from(lasting.as_millis()).unwrap_or(i64::MAX)
                     )
                     .execute(&mut *session)
                     .await

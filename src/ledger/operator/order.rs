@@ -100,10 +100,11 @@ impl Ledger {
         self.order("pausing a sink", order, || OrderError::NoSink(sink.clone())).await
     }
 
-    /// Turns a disabled webhook endpoint on again, in all shards.
+    /// Turns a disabled webhook endpoint on again, in all shards; the failures that disabled it count no more.
     pub async fn enable_sink(&self, sink: &SinkName) -> Result<(), OrderError> {
         let order = sqlx::query!(
-            "UPDATE sinks SET disabled = NULL, disabled_at = NULL, state_at = clock_timestamp(),
+            "WITH forgiven AS (DELETE FROM endpoints WHERE sink = $1)
+             UPDATE sinks SET disabled = NULL, disabled_at = NULL, state_at = clock_timestamp(),
                 state = CASE WHEN disabled IS NULL THEN state ELSE 'starting' END,
                 error = CASE WHEN disabled IS NULL THEN error END
              WHERE sink = $1",

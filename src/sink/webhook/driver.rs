@@ -12,6 +12,7 @@ use tracing::{Instrument as _, info_span};
 use super::breaker::{Breaker, Passage};
 use super::config::Endpoint;
 use super::error::Standing;
+use super::failing::Failing;
 use super::guard::Guard;
 use super::meters::Meters;
 use super::outcome::Finished;
@@ -19,7 +20,7 @@ use super::pace::Pace;
 use super::pending::{Due, Fate, Pending, Start};
 use super::request::{Message, Sender};
 use super::schedule::Schedule;
-use super::watch::{Failing, Reading, Reported};
+use super::watch::{Reading, Reported};
 use super::{WebhookSink, WebhookSinkError};
 use crate::config::SinkStart;
 use crate::event::ports::{Decision, Feed, LedgerError, NewDeadLetter, SinkBook, SinkRow, SinkState};
@@ -155,7 +156,7 @@ impl Opened {
         let (now, wall) = (Instant::now(), sink.clock.now());
         let due = |at: time::OffsetDateTime| now + Duration::try_from(at - wall).unwrap_or(Duration::ZERO);
         let pending = Pending::new(sink.config.order, cursor, rows, due);
-        let failing = Failing::new(sink.deliveries.failing_since(&sink.name, shard).await?);
+        let failing = Failing::new(sink.deliveries.failures(&sink.name, shard).await?);
         Ok(Ok(Self { guard, sender, endpoint, reading, pending, failing, head: bounds.head }))
     }
 }

@@ -15,6 +15,7 @@ mod check;
 mod config;
 mod driver;
 mod error;
+mod failing;
 mod guard;
 mod lanes;
 mod meters;

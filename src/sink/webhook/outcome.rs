@@ -40,7 +40,11 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             );
         }
         self.meters.breaker.set(self.breaker.state(now.at).gauge());
-        self.failing.record(delivered, now.wall);
+        if delivered {
+            self.failing.delivered();
+        } else {
+            self.failing.failed(now);
+        }
         match finished.answer.verdict {
             Verdict::Delivered => {
                 self.pace.delivered();

@@ -20,8 +20,6 @@ const ROW_EVERY: Duration = Duration::from_secs(1);
 const FILES_EVERY: Duration = Duration::from_secs(5);
 /// Notes of attempts that belong to nothing any more are removed this often.
 const FORGET_EVERY: Duration = Duration::from_hours(1);
-/// Failures only for so long are worth a row: a restart must not forget them.
-const WORTH_KEEPING: time::Duration = time::Duration::minutes(1);
 
 /// The configured texts as they were read last, and when what is looked at next.
 #[derive(Debug)]
@@ -49,38 +47,6 @@ async fn read(config: &WebhookConfig) -> Result<Texts, EndpointError> {
     match tokio::task::spawn_blocking(move || Texts::read(&config)).await {
         Ok(texts) => Ok(texts?),
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-    }
-}
-
-/// Since when the endpoint has given nothing but failures.
-#[derive(Debug)]
-pub(super) struct Failing {
-    since: Option<OffsetDateTime>,
-    kept: Option<OffsetDateTime>,
-    /// Why the endpoint is disabled, until its row says so.
-    pub disabling: Option<String>,
-}
-
-impl Failing {
-    pub(super) const fn new(kept: Option<OffsetDateTime>) -> Self {
-        Self { since: kept, kept, disabling: None }
-    }
-
-    pub(super) fn record(&mut self, delivered: bool, now: OffsetDateTime) {
-        if delivered {
-            self.since = None;
-        } else {
-            self.since.get_or_insert(now);
-        }
-    }
-
-    /// Why the endpoint is to be disabled, if it has failed for too long.
-    fn verdict(&self, now: OffsetDateTime, disable_after: Duration, error: &str) -> Option<String> {
-        let since = self.since?;
-        (now - since >= disable_after).then(|| {
-            let days = humantime::format_duration(Duration::from_secs(disable_after.as_secs()));
-            format!("nothing but failures for {days}, the last: {error}")
-        })
     }
 }
 
@@ -116,7 +82,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         }
         // Read before it is reported: an operator may have enabled the sink meanwhile.
         let seek = self.read_row(now.at).await?;
-        self.keep_failing(now.wall).await?;
+        self.keep_failing().await?;
         self.measure(now.wall);
         self.report().await?;
         Ok(seek)
@@ -128,11 +94,14 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             tracing::info!(sink = %self.sink.name, "enabled by an operator");
             self.breaker.close();
             self.pace = Pace::new(self.sink.config.max_in_flight);
-            self.failing.record(true, self.sink.clock.now());
+            self.failing.delivered();
             self.reported.error = None;
             self.pending.hasten(now);
         }
         self.row = row;
+        if self.held().is_some() {
+            self.failing.stands_still();
+        }
         Ok(self.row.seek)
     }
 
@@ -163,16 +132,16 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         }
     }
 
-    /// Disables an endpoint that wants no more or has failed for too long, and lets a restart know since when it fails.
-    async fn keep_failing(&mut self, now: OffsetDateTime) -> Result<(), LedgerError> {
-        let worth = self.failing.since.filter(|since| now - *since >= WORTH_KEEPING);
-        if worth != self.failing.kept {
-            self.sink.deliveries.keep_failing_since(&self.sink.name, self.sink.ownership, worth).await?;
-            self.failing.kept = worth;
+    /// Disables an endpoint that wants no more or has failed for too long, and lets a restart know for how long it fails.
+    async fn keep_failing(&mut self) -> Result<(), LedgerError> {
+        let failures = self.failing.to_keep();
+        if failures != self.failing.kept() {
+            self.sink.deliveries.keep_failures(&self.sink.name, self.sink.ownership, failures).await?;
+            self.failing.keep(failures);
         }
         if self.held() != Some(SinkState::Disabled) {
-            let error = self.reported.error.clone().unwrap_or_default();
-            self.failing.disabling = self.failing.verdict(now, self.sink.config.disable_after, &error);
+            let error = self.reported.error.as_deref().unwrap_or_default();
+            self.failing.disabling = self.failing.verdict(self.sink.config.disable_after, error);
         }
         if let Some(why) = &self.failing.disabling {
             tracing::error!(sink = %self.sink.name, why, "the endpoint is disabled; its events are kept until it is enabled");

@@ -73,6 +73,39 @@ async fn nothing_but_failures_for_long_enough_disables_the_endpoint() {
     sink.end().await.unwrap();
 }
 
+/// What a restart finds is the time that counted, not the time that passed; and what an operator has forgiven is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_downtime_disables_no_endpoint_and_one_that_is_enabled_meanwhile_begins_anew() {
+    let world = World::new().await;
+    let receiver = Receiver::start(|_| Reply::Status(500)).await;
+    let mut config = config(&receiver.url());
+    config.retry_schedule = vec![Duration::from_millis(200); 100];
+    let sink = world.run("ops", config.clone());
+    world.record(["a"]).await;
+    wait_until("it fails", SOON, async || receiver.count() > 2).await;
+    sink.end().await.unwrap();
+    let failing = "INSERT INTO endpoints (sink, shard, failing_since, failing_ms)
+                   VALUES ('ops', 0, now() - interval '30 days', 431000000)";
+    world.execute(failing).await;
+    let sink = world.run("ops", config.clone());
+    let (tried, state) = (receiver.count(), async || world.text("SELECT state FROM sinks").await);
+    wait_until("it is tried again", SOON, async || receiver.count() > tried + 10).await;
+    assert_ne!(state().await, "disabled", "a thousand seconds are missing");
+    sink.end().await.unwrap();
+
+    world.execute("UPDATE endpoints SET failing_ms = 431999000").await;
+    let sink = world.run("ops", config.clone());
+    wait_until("it is disabled", SOON, async || state().await == "disabled").await;
+    sink.end().await.unwrap();
+    receiver.answer_with(|_| Reply::Status(200));
+    world.ledger.enable_sink(&"ops".into()).await.unwrap();
+    let sink = world.run("ops", config);
+    world.wait_cursor("ops", 1).await;
+    wait_until("it runs", SOON, async || state().await == "running").await;
+    assert_eq!(world.count("SELECT count(*) FROM endpoints").await, 0);
+    sink.end().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_honoured_for_the_whole_endpoint() {
     let (world, mut first) = (World::new().await, true);
