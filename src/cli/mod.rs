@@ -22,6 +22,7 @@ mod sinks;
 mod status;
 mod streams;
 mod tail;
+mod verify;
 mod version;
 mod webhook;
 
@@ -133,6 +134,8 @@ enum Verb {
     /// What will not come, and why
     #[command(subcommand)]
     Gaps(gaps::Options),
+    /// Check by reading a Kafka sink's topics that nothing in them is missing, duplicate, reordered or altered
+    Verify(verify::Options),
     /// Webhooks: send a ping, sign and verify by hand, make a new secret
     #[command(subcommand)]
     Webhook(webhook::Options),
@@ -178,6 +181,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Events(options) => events::run(&global, &options).await,
         Verb::DeadLetters(options) => dead_letters::run(&global, &options).await,
         Verb::Gaps(options) => gaps::run(&global, &options).await,
+        Verb::Verify(options) => verify::run(&global, &options).await,
         Verb::Webhook(options) => webhook::run(&global, &options).await,
         Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Simulate(options) => simulate::run(*options).await,

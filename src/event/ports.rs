@@ -359,6 +359,16 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
     fn bounds(&self, shard: Shard) -> impl Future<Output = Result<ShardBounds, LedgerError>> + Send;
     /// The chain at a seq.
     fn chain_at(&self, shard: Shard, seq: Seq) -> impl Future<Output = Result<ChainAt, LedgerError>> + Send;
+    /// Notes by which rules the sink delivers what comes after `after`; nothing where it delivers by them already.
+    fn keep_rules(
+        &self,
+        _sink: &SinkName,
+        _owner: Ownership,
+        _fingerprint: &str,
+        _after: Seq,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send {
+        std::future::ready(Ok(()))
+    }
     /// Records a gap of the sink: `from..=to` will not be delivered to it.
     fn gap(
         &self,
@@ -368,6 +378,47 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
         to: Seq,
         reason: GapReason,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
+/// Where a sink stands in a shard, for those who look from outside.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// What the ledger keeps of the shard.
+    pub bounds: ShardBounds,
+    /// The first event that was recorded at the asked time or later; the oldest kept where none was asked.
+    pub first: Seq,
+    /// The ledger's copy of the cursor; none before the sink's first start.
+    pub copy: Option<Seq>,
+    /// The fingerprint of the rules that the sink delivers by, and the last event that it took before it had them.
+    pub rules: Option<(String, Seq)>,
+}
+
+/// Why a sink need not have delivered an event that its rules name.
+#[derive(Clone, Debug, Default)]
+pub struct Excuses {
+    /// Its recorded gaps: first and last seq.
+    pub gaps: Vec<(Seq, Seq)>,
+    /// Its dead letters, those that were redriven since included, in order.
+    pub dead_letters: Vec<Seq>,
+}
+
+/// What `verify` and the audit ask of the ledger beside the events. Nothing of it writes.
+pub trait ProofBook: ReadLedger {
+    /// Where a sink stands, and which event is the first since a time.
+    fn standing(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        since: Option<OffsetDateTime>,
+    ) -> impl Future<Output = Result<Standing, LedgerError>> + Send;
+    /// The excuses between two seqs.
+    fn excuses(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        from: Seq,
+        to: Seq,
+    ) -> impl Future<Output = Result<Excuses, LedgerError>> + Send;
 }
 
 // ── route ⇄ sink ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -406,4 +457,8 @@ pub struct RouteError {
 pub trait Route: Send + Sync + 'static {
     /// Decides. Replays for another sink are `Filtered`; control events are always delivered.
     fn decide(&self, event: &Recorded) -> Result<Decision, RouteError>;
+    /// Names the rules: what has one name decides one way. None where nothing is known of them.
+    fn fingerprint(&self) -> Option<&str> {
+        None
+    }
 }

@@ -30,6 +30,7 @@ mod more;
 mod open;
 pub mod operator;
 mod plan;
+mod proof;
 mod read;
 mod recorder;
 mod resequenced;

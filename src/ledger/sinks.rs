@@ -231,6 +231,36 @@ impl SinkBook for Ledger {
         .await
     }
 
+    async fn keep_rules(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        fingerprint: &str,
+        after: Seq,
+    ) -> Result<(), LedgerError> {
+        let doing = "noting a sink's rules";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            // Who is not the owner any more changes nothing, and is told so by its next write.
+            sqlx::query!(
+                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
+                 UPDATE sinks s SET rules = $4, rules_after = $5
+                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard AND s.rules IS DISTINCT FROM $4",
+                sink.as_str(),
+                shard,
+                owner.epoch.0,
+                fingerprint,
+                seq_to_db(after)
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))
+        })
+        .await
+    }
+
     async fn bounds(&self, shard: Shard) -> Result<ShardBounds, LedgerError> {
         let doing = "reading a shard's bounds";
         let number = self.known_shard(shard)?;

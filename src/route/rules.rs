@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use sha2::{Digest, Sha256};
+
 use super::error::{Problem, RuleError};
 use super::filter::{Filter, NamedType};
 use super::shape::{resources, samples};
@@ -25,6 +27,7 @@ pub struct Rules {
     topic: Option<Template>,
     key: Option<Template>,
     headers: Vec<(Arc<str>, Template)>,
+    fingerprint: String,
     kinds: RwLock<HashMap<AccountName, HashMap<EventType, Kind>>>,
     kinds_left: std::sync::atomic::AtomicUsize,
 }
@@ -89,6 +92,7 @@ impl Rules {
             topic,
             key,
             headers,
+            fingerprint: fingerprint(config),
             kinds: RwLock::default(),
             kinds_left: MAX_KINDS.into(),
         })
@@ -183,6 +187,33 @@ impl Route for Rules {
         }
         Ok(Decision::Deliver(Address { topic: self.topic(event)?, key, headers }))
     }
+
+    fn fingerprint(&self) -> Option<&str> {
+        Some(&self.fingerprint)
+    }
+}
+
+/// The first half of SHA-256, in hex, over the texts that decide whether and where an event goes, each with its length
+/// before it.
+fn fingerprint(config: &SinkConfig) -> String {
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    };
+    add(config.filter.as_deref().unwrap_or_default());
+    if let SinkKind::Kafka(kafka) = &config.kind {
+        add(&kafka.topic);
+        add(&kafka.key);
+    }
+    for (name, text) in &config.headers {
+        add(name);
+        add(text);
+    }
+    hash.finalize().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+        text
+    })
 }
 
 fn checked(

@@ -13,6 +13,7 @@ mod ground;
 mod kafka;
 mod ledger;
 mod operate;
+mod proof;
 mod source;
 mod webhook;
 mod whole;

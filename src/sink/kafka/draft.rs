@@ -207,7 +207,7 @@ async fn topic_info<C: Cluster>(
 }
 
 /// Why Kafka would refuse a topic's name.
-fn topic_problem(topic: &str) -> Option<String> {
+pub(super) fn topic_problem(topic: &str) -> Option<String> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if topic.is_empty() || topic == "." || topic == ".." || topic.len() > 249 || !topic.bytes().all(legal) {
         return Some(format!("`{}` is not a legal topic name", topic.escape_debug()));

@@ -25,19 +25,19 @@ const FURTHEST: i64 = 32_768;
 
 /// The offsets of a partition between which everything is decided.
 #[derive(Clone, Copy, Debug)]
-struct Decided {
-    low: i64,
-    high: i64,
+pub(super) struct Decided {
+    pub(super) low: i64,
+    pub(super) high: i64,
 }
 
 /// Two views of one cluster.
-struct Views {
-    committed: Looker,
+pub(super) struct Views {
+    pub(super) committed: Looker,
     uncommitted: Looker,
 }
 
 impl Views {
-    fn new(settings: &Settings) -> Result<Self, KafkaSinkError> {
+    pub(super) fn new(settings: &Settings) -> Result<Self, KafkaSinkError> {
         Ok(Self {
             committed: Looker::new(settings, Isolation::Committed)?,
             uncommitted: Looker::new(settings, Isolation::Uncommitted)?,
@@ -45,7 +45,7 @@ impl Views {
     }
 
     /// Waits until everything below the present high watermark is decided, for twice the transactions' timeout.
-    fn decided(&self, topic: &str, partition: i32, deadline: Instant) -> Result<Decided, KafkaSinkError> {
+    pub(super) fn decided(&self, topic: &str, partition: i32, deadline: Instant) -> Result<Decided, KafkaSinkError> {
         let watermarks = |looker: &Looker| {
             looker.consumer.fetch_watermarks(topic, partition, ADMIN_TIMEOUT).map_err(|error| {
                 looker.failed(format!("asking for the watermarks of partition {partition} of `{topic}`"), error)

@@ -173,6 +173,9 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
             placed = place(&start, cluster, &row) => placed?,
         };
         self.place = placed.seq();
+        if let Some(rules) = self.rules.fingerprint() {
+            within("noting a sink's rules", self.book.keep_rules(&self.sink, self.owner, rules, self.place)).await?;
+        }
         self.report(SinkState::Running, None).await?;
         tracing::info!(sink = %self.sink, shard = %self.owner.shard, cursor = %self.place, "the sink delivers");
         deliver(self, cluster, placed).await

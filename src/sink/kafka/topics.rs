@@ -159,6 +159,25 @@ pub(super) struct TopicConfig {
     pub(super) max_message_bytes: Option<usize>,
     pub(super) min_insync: Option<u32>,
     pub(super) cleanup: Option<String>,
+    /// In milliseconds; -1 = for ever.
+    pub(super) retention: Option<i64>,
+    /// Of a partition, in bytes; -1 = without a bound.
+    pub(super) retention_bytes: Option<i64>,
+}
+
+impl TopicConfig {
+    /// Whether an older message may be removed because a newer one has its key.
+    pub(super) fn is_compacted(&self) -> bool {
+        self.cleanup.as_deref().is_some_and(|policy| policy.contains("compact"))
+    }
+
+    /// Whether the topic's own retention cannot have removed a message of this age yet.
+    pub(super) fn still_keeps(&self, age: Duration) -> bool {
+        let by_age = self
+            .retention
+            .is_some_and(|limit| u64::try_from(limit).map_or(true, |limit| age < Duration::from_millis(limit)));
+        by_age && self.retention_bytes.is_some_and(|limit| limit < 0) && !self.is_compacted()
+    }
 }
 
 /// Asks for a topic's configuration; none where the user may not, or the broker cannot tell.
@@ -189,6 +208,8 @@ pub(super) fn describe(
                 max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
                 min_insync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
                 cleanup: value("cleanup.policy"),
+                retention: value("retention.ms").and_then(|text| text.parse().ok()),
+                retention_bytes: value("retention.bytes").and_then(|text| text.parse().ok()),
             }))
         }
         Err(code)

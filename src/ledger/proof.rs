@@ -1,0 +1,108 @@
+//! What those ask who check a sink from outside. Nothing here writes.
+
+use time::OffsetDateTime;
+
+use super::database::{Session, failed, seq_from_db, seq_to_db, within};
+use super::open::Ledger;
+use crate::event::ports::{Excuses, LedgerError, ProofBook, SinkBook as _, Standing};
+use crate::event::{Seq, Shard, SinkName};
+
+impl ProofBook for Ledger {
+    async fn standing(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        since: Option<OffsetDateTime>,
+    ) -> Result<Standing, LedgerError> {
+        let doing = "looking where a sink stands";
+        let number = self.known_shard(shard)?;
+        let bounds = self.bounds(shard).await?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let row = sqlx::query!(
+                "SELECT cursor, rules, rules_after FROM sinks WHERE sink = $1 AND shard = $2",
+                sink.as_str(),
+                number
+            )
+            .fetch_optional(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            let first = match since {
+                Some(since) => recorded_since(&mut session, number, (bounds.oldest, bounds.head.next()), since)
+                    .await
+                    .map_err(failed(doing))?,
+                None => bounds.oldest,
+            };
+            session.done().await.map_err(failed(doing))?;
+            let (copy, rules) = row.map_or((None, None), |row| {
+                (row.cursor.map(seq_from_db), row.rules.zip(row.rules_after.map(seq_from_db)))
+            });
+            Ok(Standing { bounds, first, copy, rules })
+        })
+        .await
+    }
+
+    async fn excuses(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
+        let doing = "looking for what a sink need not have delivered";
+        let number = self.known_shard(shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let gaps = sqlx::query!(
+                r#"SELECT from_seq AS "from_seq!", to_seq AS "to_seq!" FROM gaps
+                   WHERE sink = $1 AND shard = $2 AND to_seq >= $3 AND from_seq <= $4 ORDER BY from_seq"#,
+                sink.as_str(),
+                number,
+                seq_to_db(from),
+                seq_to_db(to)
+            )
+            .fetch_all(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            let letters = sqlx::query_scalar!(
+                r#"SELECT seq AS "seq!" FROM dead_letters WHERE sink = $1 AND shard = $2 AND seq BETWEEN $3 AND $4
+                   UNION SELECT of_seq FROM replays WHERE sink = $1 AND shard = $2 AND of_seq BETWEEN $3 AND $4
+                   ORDER BY 1"#,
+                sink.as_str(),
+                number,
+                seq_to_db(from),
+                seq_to_db(to)
+            )
+            .fetch_all(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(Excuses {
+                gaps: gaps.into_iter().map(|gap| (seq_from_db(gap.from_seq), seq_from_db(gap.to_seq))).collect(),
+                dead_letters: letters.into_iter().map(seq_from_db).collect(),
+            })
+        })
+        .await
+    }
+}
+
+/// The first seq of `from .. end` that was recorded at a time or later; `end` where none was. Times rise with the seq,
+/// as commits do, so that a few looks by the key find it.
+async fn recorded_since(
+    session: &mut Session,
+    shard: i16,
+    (from, end): (Seq, Seq),
+    since: OffsetDateTime,
+) -> Result<Seq, sqlx::Error> {
+    let (mut low, mut high) = (from.0, end.0);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let row = sqlx::query!(
+            "SELECT recorded_at FROM events WHERE shard = $1 AND seq >= $2 ORDER BY seq LIMIT 1",
+            shard,
+            seq_to_db(Seq(middle))
+        )
+        .fetch_optional(&mut **session)
+        .await?;
+        if row.is_some_and(|row| row.recorded_at < since) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(Seq(low))
+}
