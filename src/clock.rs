@@ -5,16 +5,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 /// The wall clock of this process, or one that a test holds in its hand. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+pub struct Clock(Source);
+
+#[derive(Clone, Debug, Default)]
+enum Source {
+    #[default]
+    System,
+    Manual(Arc<AtomicI64>),
+    Following {
+        start: OffsetDateTime,
+        since: Instant,
+    },
+}
 
 impl Clock {
     /// The machine's own clock.
     #[must_use]
     pub const fn system() -> Self {
-        Self(None)
+        Self(Source::System)
     }
 
     /// A clock that stands at `start` until [`Clock::advance`] moves it.
@@ -24,7 +36,13 @@ impl Clock {
     #[must_use]
     pub fn manual(start: OffsetDateTime) -> Self {
         let nanos = i64::try_from(start.unix_timestamp_nanos()).expect("a test's time lies in 1678..2262");
-        Self(Some(Arc::new(AtomicI64::new(nanos))))
+        Self(Source::Manual(Arc::new(AtomicI64::new(nanos))))
+    }
+
+    /// A clock that stands at `start` now and goes on as `tokio::time` does, which a test can pause.
+    #[must_use]
+    pub fn following(start: OffsetDateTime) -> Self {
+        Self(Source::Following { start, since: Instant::now() })
     }
 
     /// The time now, UTC.
@@ -32,15 +50,18 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn now(&self) -> OffsetDateTime {
         match &self.0 {
-            None => OffsetDateTime::now_utc(),
-            Some(nanos) => OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos.load(Ordering::SeqCst)))
-                .unwrap_or(OffsetDateTime::UNIX_EPOCH),
+            Source::System => OffsetDateTime::now_utc(),
+            Source::Manual(nanos) => {
+                OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos.load(Ordering::SeqCst)))
+                    .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+            }
+            Source::Following { start, since } => *start + since.elapsed(),
         }
     }
 
-    /// Moves a manual clock by `by`; does nothing to the machine's clock.
+    /// Moves a manual clock by `by`; does nothing to another.
     pub fn advance(&self, by: time::Duration) {
-        if let Some(nanos) = &self.0 {
+        if let Source::Manual(nanos) = &self.0 {
             let step = i64::try_from(by.whole_nanoseconds()).unwrap_or(i64::MAX);
             nanos.fetch_add(step, Ordering::SeqCst);
         }

@@ -94,7 +94,7 @@ pub(super) async fn supervise(mut of: Shared, shard: Shard, stop: CancellationTo
             if error.disposition() == StageDisposition::StandDown {
                 lease.back_off().await;
             } else {
-                let jitter = rand::rng().random_range(0.5..=1.0);
+                let jitter = crate::chance::rng().random_range(0.5..=1.0);
                 tokio::time::sleep(wait.mul_f64(jitter)).await;
             }
         };

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,6 +16,7 @@ use super::run::Settings;
 use super::shard::Shared;
 use super::tasks::{Ended, Tasks};
 use super::{backlog, looks};
+use crate::chance;
 use crate::config::SinkKind;
 use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
 use crate::event::{Capacity, SinkName};
@@ -117,6 +119,7 @@ pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationTok
     let mut stages = start(shared, held.ownership()).await?;
     let mut reloads = shared.reloads.clone();
     let ended = tokio::select! {
+        biased;
         () = stop.cancelled() => Ok(End::Stopped),
         () = reloaded(&mut reloads) => Ok(End::Reload),
         lost = held.hold() => Err(lost.into()),
@@ -126,6 +129,7 @@ pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationTok
         Ok(end) => {
             // The lease is held while everything drains: nobody else may write before we are done.
             tokio::select! {
+                biased;
                 () = stages.drain(shared.config().drain_timeout) => Ok(end),
                 lost = held.hold() => Err(lost.into()),
             }
@@ -192,7 +196,7 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
             clock: shared.clock.clone(),
             status: shared.sources.clone(),
             pace: Pace::default(),
-            seed: rand::random(),
+            seed: chance::rng().random(),
             stop: stages.stop_sources.clone(),
         };
         stages.sources.spawn(format!("source/{account}"), async move { Ok(source::run(source).await?) });
@@ -249,6 +253,7 @@ impl Stages {
     /// Waits for a stage to end, which none does by itself.
     async fn ended(&mut self) -> StageError {
         let ended = tokio::select! {
+            biased;
             Some(ended) = self.sources.next_ended() => ended,
             Some(ended) = self.recorder.next_ended() => ended,
             Some(ended) = self.sinks.next_ended() => ended,

@@ -106,7 +106,7 @@ impl Db {
 /// A connection whose answers are all read. Dropped before [`Session::done`] it is closed, not given back: an answer may
 /// still be under way, or a transaction open, and a pool that waits for a silent server would run dry.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     connection: Option<Statements>,
     in_transaction: bool,
 }

@@ -21,7 +21,7 @@ pub(crate) struct Dictionary {
 
 /// The numbers of a stream and of its account.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct StreamNumbers {
+pub struct StreamNumbers {
     pub(crate) stream: i32,
     pub(crate) account: i32,
 }

@@ -16,10 +16,27 @@ use crate::event::{Epoch, Shard};
 /// The holder stops this long before the server could give the lease to another: by then its last write is over.
 const SAFETY: Duration = Duration::from_secs(2);
 
+/// Who owns which shard: PostgreSQL keeps it, and [`Model`](super::model::Model) in a simulation.
+pub trait LeaseBook: Clone + Send + Sync + 'static {
+    /// How long a lease lasts.
+    fn lease_ttl(&self) -> Duration;
+    /// Gives the shard to `instance`, under a new epoch, when nobody holds it, when the holder's time is over, or when it
+    /// is its own from before.
+    fn take_lease(
+        &self,
+        shard: Shard,
+        instance: Uuid,
+    ) -> impl Future<Output = Result<Option<Epoch>, LedgerError>> + Send;
+    /// Prolongs the owner's lease, or fails as fenced.
+    fn renew_lease(&self, owner: Ownership) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Ends the owner's lease now; an epoch that is over ends nothing.
+    fn release_lease(&self, owner: Ownership) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
 /// A wish to own a shard.
 #[derive(Clone, Debug)]
-pub struct Lease {
-    ledger: Ledger,
+pub struct Lease<L = Ledger> {
+    ledger: L,
     shard: Shard,
     instance: Uuid,
     ttl: Duration,
@@ -29,24 +46,24 @@ pub struct Lease {
 
 /// An owned shard, for as long as [`Held::hold`] runs.
 #[derive(Debug)]
-pub struct Held {
-    lease: Lease,
+pub struct Held<L = Ledger> {
+    lease: Lease<L>,
     ownership: Ownership,
     until: Instant,
 }
 
-impl Lease {
+impl<L: LeaseBook> Lease<L> {
     /// For `instance`, which survives a restart: it takes its own lease back at once.
     #[must_use]
-    pub fn new(ledger: &Ledger, shard: Shard, instance: Uuid) -> Self {
-        let ttl = ledger.0.lease_ttl;
+    pub fn new(ledger: &L, shard: Shard, instance: Uuid) -> Self {
+        let ttl = ledger.lease_ttl();
         // A short lease leaves time for a renewal before that.
         Self { ledger: ledger.clone(), shard, instance, ttl, safety: SAFETY.min(ttl / 3) }
     }
 
     /// Waits until the shard is ours. Never gives up; safe to cancel (a lease that was taken and not told about runs
     /// out, or is taken back).
-    pub async fn acquire(&self) -> Held {
+    pub async fn acquire(&self) -> Held<L> {
         let pause = (self.ttl / 10).min(Duration::from_secs(1));
         let mut said = false;
         loop {
@@ -66,69 +83,29 @@ impl Lease {
     }
 
     /// Takes the shard when nobody holds it, when the holder's time is over, or when it is ours from before.
-    pub async fn try_acquire(&self) -> Result<Option<Held>, LedgerError> {
-        let doing = "taking a lease";
-        let shard = self.ledger.known_shard(self.shard)?;
-        within(doing, async {
-            let sent = Instant::now();
-            // Looked at without a lock first: a standby that locked the row each second would hold up its owner.
-            let mut session = self.ledger.0.db.session().await.map_err(failed(doing))?;
-            let free = sqlx::query!(
-                r#"SELECT coalesce(lease_owner = $2 OR lease_until < clock_timestamp(), true) AS "free!"
-                   FROM shards WHERE shard = $1"#,
-                shard,
-                self.instance
-            )
-            .fetch_one(&mut *session)
-            .await
-            .map_err(failed(doing))?
-            .free;
-            session.done().await.map_err(failed(doing))?;
-            if !free {
-                return Ok(None);
-            }
-            let mut session = self.ledger.0.db.begin().await.map_err(failed(doing))?;
-            // FOR UPDATE waits for every write of the old epoch, the sinks' (KEY SHARE) too, and none of it comes after.
-            sqlx::query!("SELECT epoch FROM shards WHERE shard = $1 FOR UPDATE", shard)
-                .fetch_one(&mut *session)
-                .await
-                .map_err(failed(doing))?;
-            let taken = sqlx::query!(
-                "UPDATE shards
-                 SET epoch = epoch + 1, lease_owner = $2, lease_until = clock_timestamp() + make_interval(secs => $3)
-                 WHERE shard = $1 AND coalesce(lease_owner = $2 OR lease_until < clock_timestamp(), true)
-                 RETURNING epoch",
-                shard,
-                self.instance,
-                self.ttl.as_secs_f64()
-            )
-            .fetch_optional(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(taken.map(|row| {
-                let ownership = Ownership { shard: self.shard, epoch: Epoch(row.epoch) };
-                info!(shard = %self.shard, epoch = row.epoch, "the shard is ours");
-                Held { lease: self.clone(), ownership, until: sent + self.ttl.saturating_sub(self.safety) }
-            }))
-        })
-        .await
+    pub async fn try_acquire(&self) -> Result<Option<Held<L>>, LedgerError> {
+        let sent = Instant::now();
+        let taken = self.ledger.take_lease(self.shard, self.instance).await?;
+        Ok(taken.map(|epoch| {
+            info!(shard = %self.shard, %epoch, "the shard is ours");
+            let ownership = Ownership { shard: self.shard, epoch };
+            Held { lease: self.clone(), ownership, until: sent + self.ttl.saturating_sub(self.safety) }
+        }))
     }
 
     /// Waits as one who was fenced: at least one TTL, with jitter, so that the other owner gets to work.
     pub async fn back_off(&self) {
         let spread = self.ttl.as_secs_f64() / 2.0;
-        // Drawn before the await: a thread's own generator does not travel.
-        let jitter = Duration::from_secs_f64(rand::rng().random_range(0.0..=spread));
+        let jitter = Duration::from_secs_f64(crate::chance::rng().random_range(0.0..=spread));
         tokio::time::sleep(self.ttl + jitter).await;
     }
 }
 
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::rng().random_range(0.8..=1.2))
+    pause.mul_f64(crate::chance::rng().random_range(0.8..=1.2))
 }
 
-impl Held {
+impl<L: LeaseBook> Held<L> {
     /// The right to write.
     #[must_use]
     pub const fn ownership(&self) -> Ownership {
@@ -165,15 +142,74 @@ impl Held {
     }
 
     async fn renew(&self) -> Result<(), LedgerError> {
+        self.lease.ledger.renew_lease(self.ownership).await
+    }
+
+    /// Hands the shard over at once: the stages have stopped, nothing more is written under this epoch.
+    pub async fn release(self) -> Result<(), LedgerError> {
+        self.lease.ledger.release_lease(self.ownership).await
+    }
+}
+
+impl LeaseBook for Ledger {
+    fn lease_ttl(&self) -> Duration {
+        self.0.lease_ttl
+    }
+
+    async fn take_lease(&self, shard: Shard, instance: Uuid) -> Result<Option<Epoch>, LedgerError> {
+        let doing = "taking a lease";
+        let shard = self.known_shard(shard)?;
+        within(doing, async {
+            // Looked at without a lock first: a standby that locked the row each second would hold up its owner.
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let free = sqlx::query!(
+                r#"SELECT coalesce(lease_owner = $2 OR lease_until < clock_timestamp(), true) AS "free!"
+                   FROM shards WHERE shard = $1"#,
+                shard,
+                instance
+            )
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed(doing))?
+            .free;
+            session.done().await.map_err(failed(doing))?;
+            if !free {
+                return Ok(None);
+            }
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            // FOR UPDATE waits for every write of the old epoch, the sinks' (KEY SHARE) too, and none of it comes after.
+            sqlx::query!("SELECT epoch FROM shards WHERE shard = $1 FOR UPDATE", shard)
+                .fetch_one(&mut *session)
+                .await
+                .map_err(failed(doing))?;
+            let taken = sqlx::query!(
+                "UPDATE shards
+                 SET epoch = epoch + 1, lease_owner = $2, lease_until = clock_timestamp() + make_interval(secs => $3)
+                 WHERE shard = $1 AND coalesce(lease_owner = $2 OR lease_until < clock_timestamp(), true)
+                 RETURNING epoch",
+                shard,
+                instance,
+                self.0.lease_ttl.as_secs_f64()
+            )
+            .fetch_optional(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(taken.map(|row| Epoch(row.epoch)))
+        })
+        .await
+    }
+
+    async fn renew_lease(&self, owner: Ownership) -> Result<(), LedgerError> {
         let doing = "renewing a lease";
-        let shard = self.lease.ledger.known_shard(self.lease.shard)?;
-        let mut session = self.lease.ledger.0.db.session().await.map_err(failed(doing))?;
+        let shard = self.known_shard(owner.shard)?;
+        let mut session = self.0.db.session().await.map_err(failed(doing))?;
         let renewed = sqlx::query!(
             "UPDATE shards SET lease_until = clock_timestamp() + make_interval(secs => $3)
              WHERE shard = $1 AND epoch = $2 AND lease_until IS NOT NULL",
             shard,
-            self.ownership.epoch.0,
-            self.lease.ttl.as_secs_f64()
+            owner.epoch.0,
+            self.0.lease_ttl.as_secs_f64()
         )
         .execute(&mut *session)
         .await
@@ -182,19 +218,18 @@ impl Held {
         if renewed.rows_affected() == 1 {
             return Ok(());
         }
-        Err(LedgerError::Fenced { shard: self.lease.shard, why: "another instance has taken the lease".to_owned() })
+        Err(LedgerError::Fenced { shard: owner.shard, why: "another instance has taken the lease".to_owned() })
     }
 
-    /// Hands the shard over at once: the stages have stopped, nothing more is written under this epoch.
-    pub async fn release(self) -> Result<(), LedgerError> {
+    async fn release_lease(&self, owner: Ownership) -> Result<(), LedgerError> {
         let doing = "releasing a lease";
-        let shard = self.lease.ledger.known_shard(self.lease.shard)?;
+        let shard = self.known_shard(owner.shard)?;
         within(doing, async {
-            let mut session = self.lease.ledger.0.db.session().await.map_err(failed(doing))?;
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
             sqlx::query!(
                 "UPDATE shards SET lease_owner = NULL, lease_until = NULL WHERE shard = $1 AND epoch = $2",
                 shard,
-                self.ownership.epoch.0
+                owner.epoch.0
             )
             .execute(&mut *session)
             .await

@@ -20,7 +20,7 @@ const FIRST_YEAR: i32 = -4712;
 
 /// One step of a stream: a page, or an operator's seek.
 #[derive(Debug)]
-pub(crate) struct Step {
+pub struct Step {
     pub(crate) key: StreamKey,
     pub(crate) numbers: StreamNumbers,
     pub(crate) from: Position,
@@ -35,7 +35,7 @@ pub(crate) struct Step {
 
 /// What an element of the call is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// An event of a page.
     Event,
     /// The announcement of its step's gap.
@@ -48,7 +48,7 @@ pub(crate) enum Kind {
 
 /// What may become a row of `events`.
 #[derive(Debug)]
-pub(crate) struct Element {
+pub struct Element {
     pub(crate) kind: Kind,
     pub(crate) step: Option<usize>,
     pub(crate) account_id: i32,
@@ -59,7 +59,7 @@ pub(crate) struct Element {
 
 /// The steps and elements of one commit. Survives calls that wrote nothing, each of which leaves something out.
 #[derive(Debug, Default)]
-pub(crate) struct Draft {
+pub struct Draft {
     pub(crate) steps: Vec<Step>,
     pub(crate) elements: Vec<Element>,
     /// Where the steps taken so far lead each stream.
@@ -353,7 +353,7 @@ pub(crate) async fn accepts(connection: &mut Statements, elements: &[Element]) -
 
 /// What the recording function answers.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub struct Answer {
     pub(crate) outcome: String,
     pub(crate) epoch: Option<i64>,
     pub(crate) head: Option<i64>,

@@ -14,10 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info_span, warn};
 
-use super::database::{Session, failed, is_data_exception, seq_from_db, shard_to_db, within};
+use super::database::{failed, is_data_exception, seq_from_db, within};
 use super::open::Ledger;
-use super::plan::{Answer, Draft, Element, Kind, Known, Plan, accepts};
+use super::plan::{Answer, Draft, Element, Kind, Known};
 use super::resequenced::Resequenced;
+use super::store::{Doubt, Standing, Store};
 use super::streams::{position, printable};
 use crate::event::ports::{LedgerError, Ownership, PageOutcome, Publish, Submission};
 use crate::event::{Batch, Chain, Recorded, Room, Seq};
@@ -31,16 +32,16 @@ const WISHES_EVERY: Duration = Duration::from_secs(1);
 /// How long a commit in doubt is asked about before the shard is started anew.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+const DOING: &str = "recording";
 
 /// Records pages under one ownership of one shard.
 #[derive(Debug)]
-pub struct Recorder {
-    ledger: Ledger,
+pub struct Recorder<S: Store = Ledger> {
+    store: S,
     owner: Ownership,
     head: Seq,
     chain: Chain,
-    // Kept between calls: a pool would test it each time, which is another round trip.
-    session: Option<Session>,
+    kept: S::Kept,
     resequenced: Resequenced,
     wishes_at: Instant,
 }
@@ -59,37 +60,19 @@ struct Committed {
     chain: Chain,
 }
 
-enum Doubt {
-    /// The call is known to have written nothing.
-    Nothing(sqlx::Error),
-    /// It may have committed.
-    Unknown(sqlx::Error),
-}
-
-impl Recorder {
+impl<S: Store> Recorder<S> {
     /// Starts from the head and the chain that the ledger has now; fails when the epoch is over.
-    pub async fn open(ledger: &Ledger, owner: Ownership) -> Result<Self, LedgerError> {
-        let doing = "starting to record";
-        let shard = ledger.known_shard(owner.shard)?;
-        let row = within(doing, async {
-            let mut session = ledger.0.db.session().await.map_err(failed(doing))?;
-            let row = sqlx::query!("SELECT epoch, head, chain FROM shards WHERE shard = $1", shard)
-                .fetch_one(&mut *session)
-                .await
-                .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(row)
-        })
-        .await?;
-        if row.epoch != owner.epoch.0 {
-            return Err(fenced(owner, format!("its epoch is {}, ours is {}", row.epoch, owner.epoch)));
+    pub async fn open(store: &S, owner: Ownership) -> Result<Self, LedgerError> {
+        let Standing { epoch, head, chain } = store.standing(owner.shard).await?;
+        if epoch != owner.epoch {
+            return Err(fenced(owner, format!("its epoch is {epoch}, ours is {}", owner.epoch)));
         }
         Ok(Self {
-            ledger: ledger.clone(),
+            store: store.clone(),
             owner,
-            head: seq_from_db(row.head),
-            chain: super::read::chain(&row.chain, doing)?,
-            session: None,
+            head,
+            chain,
+            kept: S::Kept::default(),
             resequenced: Resequenced::default(),
             wishes_at: Instant::now(),
         })
@@ -134,21 +117,11 @@ impl Recorder {
     }
 
     async fn close(self) -> Result<(), LedgerError> {
-        match self.session {
-            Some(session) => session.done().await.map_err(failed("closing the recorder")),
-            None => Ok(()),
-        }
+        self.store.close(self.kept).await
     }
 
     async fn wishes(&mut self, draft: &mut Draft) -> Result<(), LedgerError> {
-        let doing = "reading the operators' wishes";
-        let wishes = within(doing, async {
-            let mut session = self.ledger.0.db.session().await.map_err(failed(doing))?;
-            let wishes = self.ledger.wishes(&mut session, self.owner.shard).await?;
-            session.done().await.map_err(failed(doing))?;
-            Ok(wishes)
-        })
-        .await?;
+        let wishes = self.store.wished(self.owner.shard).await?;
         if !wishes.is_empty() {
             debug!(shard = %self.owner.shard, "carrying out what operators wished");
         }
@@ -170,7 +143,7 @@ impl Recorder {
         let (mut events, mut bytes) = (0, 0);
         let mut next = first.or_else(|| pages.try_recv().ok());
         while let Some(Submission { page, room, settled }) = next {
-            let Some(numbers) = self.ledger.stream_numbers(&page.stream).await? else {
+            let Some(numbers) = self.store.stream(&page.stream).await? else {
                 return Err(LedgerError::Refused {
                     doing: "recording a page",
                     why: format!("the stream {} was never opened", page.stream),
@@ -181,7 +154,7 @@ impl Recorder {
             waiting.push(Waiting { step: draft.page(page, numbers), settled, room });
             next = if events < GROUP_EVENTS && bytes < GROUP_BYTES { pages.try_recv().ok() } else { None };
         }
-        let types = self.ledger.type_numbers(draft.elements.iter().map(|element| &element.event.event_type)).await?;
+        let types = self.store.types(&draft.elements).await?;
         draft.number_types(&types);
         Ok(waiting)
     }
@@ -217,13 +190,12 @@ impl Recorder {
 
     /// Calls until everything that can be recorded is; each call that writes nothing names what to leave out.
     async fn record(&mut self, draft: &mut Draft) -> Result<Option<Committed>, LedgerError> {
-        let doing = "recording";
         while !draft.is_empty() {
             failpoint("ledger::before_commit").await;
             match self.call(draft).await {
                 Ok(answer) if answer.outcome == "recorded" => {
                     self.head = seq_from_db(answer.head.unwrap_or_default());
-                    self.chain = super::read::chain(answer.chain.as_deref().unwrap_or_default(), doing)?;
+                    self.chain = super::read::chain(answer.chain.as_deref().unwrap_or_default(), DOING)?;
                     let known = answer.known();
                     let at = answer.recorded_at.unwrap_or(OffsetDateTime::UNIX_EPOCH);
                     return Ok(Some(Committed { at, known, chain: self.chain }));
@@ -235,7 +207,7 @@ impl Recorder {
                 }
                 Ok(answer) => return Err(self.lost(answer.epoch, answer.head.map(seq_from_db))),
                 Err(Doubt::Nothing(error)) if is_data_exception(&error) => self.set_aside(draft, &error).await?,
-                Err(Doubt::Nothing(error)) => return Err(failed(doing)(error)),
+                Err(Doubt::Nothing(error)) => return Err(failed(DOING)(error)),
                 Err(Doubt::Unknown(error)) => {
                     warn!(
                         shard = %self.owner.shard,
@@ -253,73 +225,19 @@ impl Recorder {
 
     async fn call(&mut self, draft: &Draft) -> Result<Answer, Doubt> {
         let limit = super::database::CALL_LIMIT;
-        match tokio::time::timeout(limit, self.call_once(draft)).await {
+        let call = self.store.record(&mut self.kept, draft, self.owner, (self.head, self.chain));
+        match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer,
             Err(_) => Err(Doubt::Unknown(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))),
         }
     }
 
-    async fn call_once(&mut self, draft: &Draft) -> Result<Answer, Doubt> {
-        let mut session = match self.session.take() {
-            Some(session) => session,
-            None => self.ledger.0.db.connection().await.map_err(Doubt::Nothing)?,
-        };
-        let plan = Plan::of(draft, self.head, self.chain);
-        // What is rare is written beside the call, in its transaction; the usual call is a transaction by itself.
-        let beside = draft.has_more();
-        if beside || self.ledger.0.db.pooler() {
-            self.ledger.0.db.begin_on(&mut session).await.map_err(Doubt::Nothing)?;
-        }
-        let answer = plan.call(&mut session, self.owner, self.head, self.chain).await.map_err(doubt)?;
-        if answer.outcome != "recorded" {
-            session.roll_back().await.map_err(Doubt::Nothing)?;
-        } else if beside {
-            let shard = shard_to_db(self.owner.shard);
-            draft.write_more(&mut session, shard, &plan, &answer).await.map_err(Doubt::Nothing)?;
-        }
-        session.commit().await.map_err(doubt)?;
-        if self.ledger.0.shards <= super::database::SHARDS_THAT_KEEP {
-            self.session = Some(session);
-        } else {
-            session.done().await.map_err(doubt)?;
-        }
-        Ok(answer)
-    }
-
-    /// Finds one element whose content the server refuses, by halves, and sets it aside (INV-5).
+    /// Sets aside the one element whose content the server refuses (INV-5).
     async fn set_aside(&mut self, draft: &mut Draft, error: &sqlx::Error) -> Result<(), LedgerError> {
-        let doing = "looking for what PostgreSQL refuses";
-        within(doing, async {
-            let mut session = self.ledger.0.db.session().await.map_err(failed(doing))?;
-            let (mut from, mut to) = (0, draft.elements.len());
-            let mut words = error.to_string();
-            while from < to {
-                let middle = from + (to - from).div_ceil(2);
-                match accepts(&mut session, &draft.elements[from..middle]).await {
-                    Ok(()) => from = middle,
-                    Err(refused) if is_data_exception(&refused) => {
-                        words = refused.to_string();
-                        to = middle;
-                        if to - from == 1 {
-                            break;
-                        }
-                        // A transaction that failed takes nothing more.
-                        session = self.ledger.0.db.session().await.map_err(failed(doing))?;
-                    }
-                    Err(other) => return Err(failed(doing)(other)),
-                }
-            }
-            if from == to {
-                return Err(LedgerError::Refused {
-                    doing,
-                    why: format!("it takes every element by itself, but: {words}"),
-                });
-            }
-            warn!(shard = %self.owner.shard, reason = %words, "an element is set aside");
-            draft.refuse(from, printable(&format!("PostgreSQL refuses it: {words}"), 1024));
-            Ok(())
-        })
-        .await
+        let (at, words) = self.store.refused(&draft.elements, error).await?;
+        warn!(shard = %self.owner.shard, reason = %words, "an element is set aside");
+        draft.refuse(at, printable(&format!("PostgreSQL refuses it: {words}"), 1024));
+        Ok(())
     }
 
     /// Learns what became of a call whose answer is lost. The row's lock waits for the old backend.
@@ -336,41 +254,22 @@ impl Recorder {
     }
 
     async fn settle_once(&mut self, draft: &Draft) -> Result<Option<Committed>, LedgerError> {
-        let doing = "settling a commit in doubt";
-        let shard = shard_to_db(self.owner.shard);
-        let mut session = self.ledger.0.db.begin().await.map_err(failed(doing))?;
-        let row = sqlx::query!("SELECT epoch, head, chain FROM shards WHERE shard = $1 FOR NO KEY UPDATE", shard)
-            .fetch_one(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-        let (head, chain) = (seq_from_db(row.head), super::read::chain(&row.chain, doing)?);
-        if row.epoch != self.owner.epoch.0 || head < self.head || (head == self.head && chain != self.chain) {
-            return Err(self.lost(Some(row.epoch), Some(head)));
+        let (Standing { epoch, head, chain }, rows) = self.store.settled(self.owner.shard, self.head).await?;
+        if epoch != self.owner.epoch || head < self.head || (head == self.head && chain != self.chain) {
+            return Err(self.lost(Some(epoch.0), Some(head)));
         }
         if head == self.head {
             // It did not commit, or had nothing new: calling again is safe in both cases.
-            session.done().await.map_err(failed(doing))?;
             return Ok(None);
         }
-        let rows = sqlx::query!(
-            "SELECT seq, event_id, content_hash, replay_of, recorded_at FROM events
-             WHERE shard = $1 AND seq > $2 AND seq <= $3 ORDER BY seq",
-            shard,
-            super::database::seq_to_db(self.head),
-            row.head
-        )
-        .fetch_all(&mut *session)
-        .await
-        .map_err(failed(doing))?;
-        session.done().await.map_err(failed(doing))?;
         let mut at = OffsetDateTime::UNIX_EPOCH;
         let mut rows = rows.into_iter().peekable();
         let mut known = HashMap::new();
         for (index, element) in draft.elements.iter().enumerate() {
-            let of = element.replay.as_ref().map(|replay| super::database::seq_to_db(replay.of));
+            let of = element.replay.as_ref().map(|replay| replay.of);
             let ours = rows.next_if(|row| {
-                *row.event_id == *element.event.id
-                    && row.content_hash.into_bytes() == element.event.content_hash.0
+                row.event_id == *element.event.id
+                    && row.content_hash == element.event.content_hash
                     && row.replay_of == of
             });
             match ours {
@@ -480,22 +379,11 @@ fn fenced(owner: Ownership, why: String) -> LedgerError {
     LedgerError::Fenced { shard: owner.shard, why }
 }
 
-/// Whether a failed call may have committed: not when the server itself refused it, unless it did so while going down.
-fn doubt(error: sqlx::Error) -> Doubt {
-    match &error {
-        sqlx::Error::Database(database)
-            if !database.code().is_some_and(|code| code.starts_with("08") || code.starts_with("57P")) =>
-        {
-            Doubt::Nothing(error)
-        }
-        _ => Doubt::Unknown(error),
-    }
-}
-
 /// A place at which a test build can be made to wait, fail or die; apart from the runtime's threads, because it blocks.
 async fn failpoint(name: &'static str) {
     #[cfg(feature = "failpoints")]
-    if let Err(died) = tokio::task::spawn_blocking(move || fail::fail_point!(name)).await
+    if fail::list().iter().any(|(armed, _)| armed == name)
+        && let Err(died) = tokio::task::spawn_blocking(move || fail::fail_point!(name)).await
         && died.is_panic()
     {
         std::panic::resume_unwind(died.into_panic());

@@ -9,7 +9,7 @@ use sqlx::{Either, Execute, Executor, Postgres, SqlStr};
 /// A pooled connection. Behind a transaction-mode pooler a named statement would be left on one server and missed on the
 /// next, and `query!` has no way to say so; hence every statement of the ledger goes through here.
 #[derive(Debug)]
-pub(crate) struct Statements {
+pub struct Statements {
     connection: PoolConnection<Postgres>,
     named: bool,
 }

@@ -18,7 +18,7 @@ const REPLAYS: i64 = 200;
 const GAPS: i64 = 500;
 
 #[derive(Debug, Default)]
-pub(crate) struct Wishes {
+pub struct Wishes {
     /// Streams to be moved, as steps that no page stands behind.
     pub(crate) seeks: Vec<Step>,
     /// Rows to be made: gaps of sinks to be announced, events to be repeated.

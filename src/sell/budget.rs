@@ -126,6 +126,7 @@ impl Budget {
             match until {
                 Some(until) => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(until) => {}
                         () = turn.called.notified() => {}
                     }

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::AccountConfig;
 use crate::event::AccountName;
 use crate::event::ports::Dialect;
+use crate::http::Transport;
 use crate::telemetry::metrics::VENDOR_REQUESTS_TOTAL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +34,7 @@ pub struct Vendor(Arc<Inner>);
 struct Inner {
     account: AccountName,
     origin: Url,
-    http: reqwest::Client,
+    http: Transport,
     authorizer: Authorizer,
     budget: Budget,
     requests_per_minute: Option<u32>,
@@ -83,17 +84,27 @@ impl fmt::Debug for Vendor {
 impl Vendor {
     /// Makes the client of an account; nothing is asked yet.
     pub fn new(account: &AccountName, config: &AccountConfig, clock: Clock) -> Result<Self, SellError> {
-        let unusable = |why: String| SellError::Client { base_url: config.base_url.clone(), why };
-        let origin = Url::parse(&config.base_url).map_err(|error| unusable(error.to_string()))?;
-        if origin.cannot_be_a_base() || origin.host().is_none() {
-            return Err(unusable("it names no host".to_owned()));
-        }
         let http = crate::http::client_builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(50))
             .tcp_keepalive(Duration::from_secs(30))
             .build()
-            .map_err(|error| unusable(error.to_string()))?;
+            .map_err(|error| SellError::Client { base_url: config.base_url.clone(), why: error.to_string() })?;
+        Self::over(account, config, clock, Transport::Network(http))
+    }
+
+    /// As [`Vendor::new`], over a transport of one's own.
+    pub fn over(
+        account: &AccountName,
+        config: &AccountConfig,
+        clock: Clock,
+        http: Transport,
+    ) -> Result<Self, SellError> {
+        let unusable = |why: String| SellError::Client { base_url: config.base_url.clone(), why };
+        let origin = Url::parse(&config.base_url).map_err(|error| unusable(error.to_string()))?;
+        if origin.cannot_be_a_base() || origin.host().is_none() {
+            return Err(unusable("it names no host".to_owned()));
+        }
         // Until the dialect is known the narrower limits hold.
         let limits = Limits::of(Dialect::Reference, config.requests_per_minute, config.requests_per_hour);
         Ok(Self(Arc::new(Inner {
@@ -179,7 +190,7 @@ impl Vendor {
         if !call.query.is_empty() {
             url.query_pairs_mut().extend_pairs(call.query);
         }
-        let mut request = self.0.http.request(call.method.clone(), url).timeout(call.timeout);
+        let mut request = self.0.http.client().request(call.method.clone(), url).timeout(call.timeout);
         request = request.bearer_auth(bearer.token()).header(ACCEPT, "application/json");
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
@@ -196,7 +207,11 @@ impl Vendor {
     ) -> Result<Answer, SellError> {
         // From here on it counts, whatever comes of it.
         drop(slot);
-        let told = match request.send().await {
+        let sent = match request.build() {
+            Ok(request) => self.0.http.execute(request).await,
+            Err(error) => Err(error),
+        };
+        let told = match sent {
             Ok(response) => {
                 let status = response.status();
                 self.count(api, class(status));
@@ -278,6 +293,7 @@ impl Refresh for Vendor {
         let http = self
             .0
             .http
+            .client()
             .post(url)
             .timeout(REQUEST_TIMEOUT)
             .basic_auth(&request.client_id, Some(request.client_secret.expose_secret()))

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use rand::RngExt as _;
+
+use crate::chance;
 
 /// Growing pauses with jitter: 250 ms, then double each time, never above 30 s; without end.
 #[derive(Debug)]
@@ -15,6 +18,7 @@ impl Default for Backoff {
             .with_max_delay(Duration::from_secs(30))
             .with_factor(2.0)
             .with_jitter()
+            .with_jitter_seed(chance::rng().random())
             .without_max_times();
         Self(builder.build())
     }

@@ -67,6 +67,7 @@ async fn find_dialect<B: StreamBook>(
     let mut backoff = Backoff::new(config.pace.backoff.0, config.pace.backoff.1);
     loop {
         let found = tokio::select! {
+            biased;
             () = config.stop.cancelled() => return Ok(None),
             found = config.vendor.find_dialect() => found,
         };
@@ -102,6 +103,7 @@ async fn rest(stop: &CancellationToken, vendor: &Vendor, wait: Duration, every: 
     while Instant::now() < until {
         let nap = every.min(until - Instant::now());
         tokio::select! {
+            biased;
             () = stop.cancelled() => return false,
             () = tokio::time::sleep(nap) => {}
         }
@@ -193,6 +195,7 @@ impl<B: StreamBook> Supervisor<B> {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 _ = look.tick() => self.look().await?,
                 changed = listing.changed() => {
@@ -364,6 +367,7 @@ async fn list<B: StreamBook>(
     let mut seen = false;
     loop {
         let told = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             told = shared.vendor.listing() => told,
         };

@@ -60,6 +60,7 @@ impl Gate {
             match until {
                 Some(until) => {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(until) => {}
                         () = changed => {}
                     }

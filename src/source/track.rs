@@ -178,6 +178,7 @@ impl<B: StreamBook> Track<B> {
         }
         let stop = self.orders.stop.clone();
         tokio::select! {
+            biased;
             () = stop.cancelled() => Err(Interrupt::Stop),
             free = full.wait_for(|full| !full) => free.map(drop).map_err(|_| Interrupt::Stop),
         }

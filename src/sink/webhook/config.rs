@@ -61,6 +61,12 @@ impl Texts {
         })
     }
 
+    /// Whether any of them stands in a file, so that reading them blocks.
+    #[must_use]
+    pub fn in_files(config: &WebhookConfig) -> bool {
+        [&config.url].into_iter().chain(&config.secrets).chain(&config.signing_key).any(|text| text.path().is_some())
+    }
+
     /// Whether two readings gave the same.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {

@@ -25,6 +25,7 @@ use super::{WebhookSink, WebhookSinkError};
 use crate::config::SinkStart;
 use crate::event::ports::{Decision, Feed, LedgerError, NewDeadLetter, SinkBook, SinkRow, SinkState};
 use crate::event::{Batch, DeliveryBook, Recorded, Seq};
+use crate::http::Transport;
 use crate::telemetry::trace::adopt;
 
 /// How often the loop looks at slow attempts and at its clock.
@@ -70,6 +71,7 @@ pub(super) struct Driver<'s, F, B, D> {
 /// Sessions follow each other until the sink is stopped: each begins from the ledger, a seek ends one.
 pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
     mut sink: WebhookSink<F, B, D>,
+    transport: Option<Transport>,
 ) -> Result<(), WebhookSinkError> {
     let stop = sink.stop.clone();
     let meters = Meters::new(&sink.name, sink.ownership.shard);
@@ -84,7 +86,7 @@ pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
             tracing::info!(sink = %sink.name, cursor = %target, "moved by an operator");
             continue;
         }
-        match Opened::new(&sink, &row).await? {
+        match Opened::new(&sink, &row, transport.as_ref()).await? {
             Ok(opened) => {
                 told = None;
                 if let Ended::Stopped = session(&mut sink, opened, row).await? {
@@ -100,6 +102,7 @@ pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
                     told = Some(why);
                 }
                 tokio::select! {
+                    biased;
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(STAND_FOR) => {}
                 }
@@ -124,6 +127,7 @@ impl Opened {
     async fn new<F, B: SinkBook, D: DeliveryBook>(
         sink: &WebhookSink<F, B, D>,
         row: &SinkRow,
+        transport: Option<&Transport>,
     ) -> Result<Result<Self, Standing>, LedgerError> {
         let shard = sink.ownership.shard;
         let bounds = sink.book.bounds(shard).await?;
@@ -148,9 +152,12 @@ impl Opened {
             Ok(read) => read,
             Err(error) => return Ok(Err(error.into())),
         };
-        let sender = match Sender::new(&sink.config, &guard, sink.clock.clone()) {
-            Ok(sender) => sender,
-            Err(error) => return Ok(Err(Standing::Client(error))),
+        let sender = match transport {
+            Some(transport) => Sender::over(transport.clone(), &sink.config, sink.clock.clone()),
+            None => match Sender::new(&sink.config, &guard, sink.clock.clone()) {
+                Ok(sender) => sender,
+                Err(error) => return Ok(Err(Standing::Client(error))),
+            },
         };
         let rows = sink.deliveries.deliveries(&sink.name, shard).await?;
         let (now, wall) = (Instant::now(), sink.clock.now());
@@ -234,6 +241,7 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         rows_first: true,
     };
     tokio::select! {
+        biased;
         failed = fetch(feed, after, sender_of_batches) => match failed? {},
         ended = driver.drive(batches) => ended,
     }

@@ -47,6 +47,7 @@ use crate::clock::Clock;
 use crate::config::{SinkStart, WebhookConfig};
 use crate::event::ports::{Feed, Ownership, Route, SinkBook};
 use crate::event::{DeliveryBook, SinkName};
+use crate::http::Transport;
 
 /// A webhook sink in one shard, with everything that it works with.
 pub struct WebhookSink<F, B, D> {
@@ -90,5 +91,15 @@ where
     B: SinkBook,
     D: DeliveryBook,
 {
-    Box::pin(driver::run(sink)).await
+    Box::pin(driver::run(sink, None)).await
+}
+
+/// As [`run`], over a transport of one's own.
+pub async fn run_on<F, B, D>(sink: WebhookSink<F, B, D>, transport: Transport) -> Result<(), WebhookSinkError>
+where
+    F: Feed,
+    B: SinkBook,
+    D: DeliveryBook,
+{
+    Box::pin(driver::run(sink, Some(transport))).await
 }

@@ -80,7 +80,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             answer: answer.body.clone(),
         });
         let wait = if counted {
-            self.schedule.wait(failed, answer.retry_after, &mut rand::rng())
+            self.schedule.wait(failed, answer.retry_after, &mut crate::chance::rng())
         } else {
             let asked = answer.retry_after.unwrap_or_default().min(RETRY_AFTER_BOUNDS.1);
             Some(if finished.probe { asked.max(self.sink.config.breaker.probe_after) } else { asked })

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Request};
+use reqwest::{Method, Request};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use super::sign::webhook_id;
 use crate::clock::Clock;
 use crate::config::WebhookConfig;
 use crate::event::{Recorded, Shard};
+use crate::http::Transport;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -127,7 +128,7 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 /// Sends requests over kept connections, through the guard, within their bounds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    client: Client,
+    transport: Transport,
     clock: Clock,
     timeout: Duration,
 }
@@ -141,7 +142,13 @@ impl Sender {
             .pool_max_idle_per_host(config.max_in_flight)
             .pool_idle_timeout(IDLE_CONNECTION)
             .build()?;
-        Ok(Self { client, clock, timeout: config.timeout })
+        Ok(Self::over(Transport::Network(client), config, clock))
+    }
+
+    /// Over a transport of one's own, which the guard does not watch.
+    #[must_use]
+    pub const fn over(transport: Transport, config: &WebhookConfig, clock: Clock) -> Self {
+        Self { transport, clock, timeout: config.timeout }
     }
 
     /// One attempt.
@@ -161,7 +168,7 @@ impl Sender {
         }
         let request = SignedRequest::new(endpoint, message, at);
         let deadline = began + self.timeout;
-        let mut response = match tokio::time::timeout_at(deadline, self.client.execute(request.0)).await {
+        let mut response = match tokio::time::timeout_at(deadline, self.transport.execute(request.0)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 let (kind, error) = failure(error);

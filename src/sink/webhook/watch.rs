@@ -43,6 +43,9 @@ impl Reading {
 }
 
 async fn read(config: &WebhookConfig) -> Result<Texts, EndpointError> {
+    if !Texts::in_files(config) {
+        return Ok(Texts::read(config)?);
+    }
     let config = config.clone();
     match tokio::task::spawn_blocking(move || Texts::read(&config)).await {
         Ok(texts) => Ok(texts?),

@@ -1,0 +1,299 @@
+//! A ledger in memory, for simulations: one shard, the same ports, the same promises (`tests/it/ledger` asks both).
+//!
+//! It does at once, under one lock, what PostgreSQL does in one transaction. What lies between, the network and its
+//! failures, is a [`Wire`] that the simulation holds in its hand: a call may be late, be lost, be carried out after its
+//! caller has given up, or be carried out and not answered. Operators' wishes, retention by age and partitions are not
+//! modelled.
+
+mod books;
+mod record;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::database::within;
+use crate::clock::Clock;
+use crate::event::ports::{ChainAt, Dialect, LedgerError, NewDeadLetter, Ownership, SinkRow, SinkState, StreamRow};
+use crate::event::{
+    AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Gap, LedgerId, Recorded, Rejected, Seq, Shard,
+    SinkName, StreamKey,
+};
+
+/// A call that was not answered: whether it was carried out cannot be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost;
+
+/// What a call does on the server's side.
+pub type Work = Box<dyn FnOnce() + Send>;
+
+/// How calls reach the ledger.
+pub trait Wire: Send + Sync + 'static {
+    /// Carries a call out, now, later or never, and says whether its answer arrives. The caller may go away meanwhile.
+    fn carry(&self, doing: &'static str, work: Work) -> BoxFuture<'static, Result<(), Lost>>;
+}
+
+/// A wire without length.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct;
+
+impl Wire for Direct {
+    fn carry(&self, _: &'static str, work: Work) -> BoxFuture<'static, Result<(), Lost>> {
+        work();
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// A ledger that was built wrong: what a simulation must find, or it finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// INV-6: any owner may write.
+    EpochUnchecked,
+    /// INV-1: the position is committed before the events.
+    PositionFirst,
+    /// INV-1: a known id is recorded again.
+    DedupeForgets,
+    /// INV-2: a seq that was given for nothing stays away, as with a sequence object.
+    SequenceObject,
+    /// INV-3: a page is recorded wherever its stream is.
+    PositionUnchecked,
+}
+
+/// The ledger. Cheap to clone; all clones are the same ledger.
+#[derive(Clone)]
+pub struct Model {
+    state: Arc<Mutex<State>>,
+    wire: Arc<dyn Wire>,
+    clock: Clock,
+    lease_ttl: Duration,
+    flaw: Option<Flaw>,
+}
+
+/// What the ledger holds.
+#[derive(Debug)]
+pub struct State {
+    /// Which ledger it is.
+    pub id: LedgerId,
+    /// Counts the owners.
+    pub epoch: Epoch,
+    /// Who holds the shard, and until when.
+    pub lease: Option<(Uuid, OffsetDateTime)>,
+    /// Every event ever recorded; `oldest` says from where on they are kept.
+    pub events: Vec<Recorded>,
+    /// The oldest event kept.
+    pub oldest: Seq,
+    /// The streams.
+    pub streams: BTreeMap<StreamKey, Stream>,
+    /// The sinks.
+    pub sinks: BTreeMap<SinkName, Sink>,
+    /// The rows of webhook sinks.
+    pub deliveries: BTreeMap<(SinkName, Seq), Delivery>,
+    /// Events that sinks gave up on.
+    pub dead_letters: BTreeMap<(SinkName, Seq), NewDeadLetter>,
+    /// Holes of streams.
+    pub gaps: Vec<(StreamKey, Gap)>,
+    /// Holes of sinks.
+    pub sink_gaps: Vec<(SinkName, Seq, Seq)>,
+    /// Elements that were no events.
+    pub rejected: Vec<Rejected>,
+    /// How often an id came again with other content.
+    pub conflicts: usize,
+    /// The epoch that the last write named, and the one that held then.
+    pub written: Option<(Epoch, Epoch)>,
+    ids: HashMap<DedupeKey, (Seq, ContentHash)>,
+    types: BTreeMap<EventType, i32>,
+    dialects: BTreeMap<AccountName, Dialect>,
+    failing: BTreeMap<SinkName, OffsetDateTime>,
+    /// Seqs given for nothing ([`Flaw::SequenceObject`]).
+    burnt: u64,
+}
+
+/// A stream.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    /// As the ports show it.
+    pub row: StreamRow,
+    number: i32,
+}
+
+/// A sink's row.
+#[derive(Clone, Debug)]
+pub struct Sink {
+    /// As the ports show it.
+    pub row: SinkRow,
+    /// What it reported last, with its error.
+    pub reported: Option<(SinkState, Option<String>)>,
+}
+
+/// A delivery that is not simply done.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Its event, whole.
+    pub event: Recorded,
+    /// Counts its changes.
+    pub version: i64,
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// When the next one is due.
+    pub due_at: OffsetDateTime,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("flaw", &self.flaw).finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    /// An empty ledger, whose own clock is `clock`.
+    #[must_use]
+    pub fn new(id: LedgerId, clock: Clock, lease_ttl: Duration) -> Self {
+        let state = State {
+            id,
+            epoch: Epoch(0),
+            lease: None,
+            events: Vec::new(),
+            oldest: Seq(1),
+            streams: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            dead_letters: BTreeMap::new(),
+            gaps: Vec::new(),
+            sink_gaps: Vec::new(),
+            rejected: Vec::new(),
+            conflicts: 0,
+            written: None,
+            ids: HashMap::new(),
+            types: BTreeMap::new(),
+            dialects: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            burnt: 0,
+        };
+        Self { state: Arc::new(Mutex::new(state)), wire: Arc::new(Direct), clock, lease_ttl, flaw: None }
+    }
+
+    /// The same ledger at the end of another wire.
+    #[must_use]
+    pub fn over(&self, wire: impl Wire) -> Self {
+        Self { wire: Arc::new(wire), ..self.clone() }
+    }
+
+    /// The same ledger, built wrong.
+    #[must_use]
+    pub fn with_flaw(&self, flaw: Option<Flaw>) -> Self {
+        Self { flaw, ..self.clone() }
+    }
+
+    /// Which ledger it is.
+    #[must_use]
+    pub fn id(&self) -> LedgerId {
+        self.look().id
+    }
+
+    /// What it holds now, without a wire.
+    pub fn look(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One call, bounded as every call of the ledger is.
+    async fn call<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let answered = async {
+            self.carry(doing, work).await.map_err(|Lost| LedgerError::Unavailable {
+                doing,
+                source: "the connection broke".into(),
+            })?
+        };
+        within(doing, answered).await
+    }
+
+    async fn carry<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        let (answer, answered) = oneshot::channel();
+        let state = Arc::clone(&self.state);
+        let work = Box::new(move || {
+            let done = work(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
+            // Nobody waits for the answer of a call whose caller has gone away.
+            drop(answer.send(done));
+        });
+        self.wire.carry(doing, work).await?;
+        answered.await.map_err(|_| Lost)
+    }
+
+    /// A write of an owner: only under its epoch (INV-6).
+    async fn write<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        owner: Ownership,
+        work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let checked = self.flaw != Some(Flaw::EpochUnchecked);
+        self.call(doing, move |state| {
+            if checked && state.epoch != owner.epoch {
+                return Err(fenced(owner));
+            }
+            let done = work(state)?;
+            state.written = Some((owner.epoch, state.epoch));
+            Ok(done)
+        })
+        .await
+    }
+}
+
+impl State {
+    /// The newest event.
+    #[must_use]
+    pub fn head(&self) -> Seq {
+        self.events.last().map_or(Seq::ZERO, |last| last.seq)
+    }
+
+    /// The chain at `head`.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        self.events.last().map_or(Chain::start(self.id), |last| last.chain)
+    }
+
+    /// The event at a seq, kept or not.
+    #[must_use]
+    pub fn event(&self, seq: Seq) -> Option<&Recorded> {
+        let at = usize::try_from(seq.0.checked_sub(1)?).ok()?;
+        self.events.get(at).filter(|event| event.seq == seq)
+    }
+
+    /// The chain at a seq.
+    #[must_use]
+    pub fn chain_at(&self, seq: Seq) -> ChainAt {
+        if seq > self.head() {
+            ChainAt::Beyond
+        } else if seq.next() < self.oldest {
+            ChainAt::Expired
+        } else if seq == Seq::ZERO {
+            ChainAt::Known(Chain::start(self.id))
+        } else {
+            self.event(seq).map_or(ChainAt::Expired, |event| ChainAt::Known(event.chain))
+        }
+    }
+}
+
+fn fenced(owner: Ownership) -> LedgerError {
+    LedgerError::Fenced { shard: owner.shard, why: format!("epoch {} is over", owner.epoch) }
+}
+
+fn only(shard: Shard) -> Result<(), LedgerError> {
+    if shard == Shard(0) {
+        return Ok(());
+    }
+    Err(LedgerError::Refused { doing: "looking up a shard", why: format!("the model has no shard {shard}") })
+}
