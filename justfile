@@ -13,6 +13,10 @@ crash faults="100" events="200000":
     tests/prepare
     CRASH_FAULTS={{faults}} CRASH_EVENTS={{events}} cargo test --features failpoints --test crash -- --nocapture
 
+# Simulates the whole protocol, seed after seed (`just simulate 1000000`); one alone: SIM_SEED=n, step by step: SIM_TRACE=1.
+simulate seeds="100000":
+    SIM_SEEDS={{seeds}} cargo test --release --features failpoints --test sim everything -- --nocapture
+
 # Writes .sqlx anew after a change of queries or migrations.
 sqlx:
     tests/tools/sqlx write

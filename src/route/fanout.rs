@@ -32,8 +32,12 @@ pub struct Fanout(Arc<Shared>);
 
 struct Shared {
     shard: Shard,
-    head: watch::Sender<Seq>,
-    sinks: Mutex<Vec<Outlet>>,
+    sinks: Mutex<Sinks>,
+}
+
+struct Sinks {
+    head: Seq,
+    outlets: Vec<Outlet>,
 }
 
 /// The end of a sink's channel at which batches are put in.
@@ -41,6 +45,8 @@ struct Outlet {
     capacity: Capacity,
     depth: Gauge,
     channel: mpsc::Sender<Waiting>,
+    /// One for each sink: who listens together to one is woken in an order that no seed decides.
+    head: watch::Sender<Seq>,
 }
 
 /// A batch in a channel, with what it takes there.
@@ -54,7 +60,7 @@ impl Fanout {
     /// For a shard whose newest committed event is `head`.
     #[must_use]
     pub fn new(shard: Shard, head: Seq) -> Self {
-        Self(Arc::new(Shared { shard, head: watch::Sender::new(head), sinks: Mutex::default() }))
+        Self(Arc::new(Shared { shard, sinks: Mutex::new(Sinks { head, outlets: Vec::new() }) }))
     }
 
     /// A new feed for a sink. Dropping it takes the sink out again, at any time.
@@ -66,25 +72,20 @@ impl Fanout {
         let max_events = capacity.max_events() as f64;
         size.increment(max_events);
         let depth = metrics::gauge!(CHANNEL_DEPTH, "channel" => name);
-        self.sinks().push(Outlet { capacity, depth, channel: sender });
-        SinkFeed {
-            shard: self.0.shard,
-            head: self.0.head.subscribe(),
-            channel: receiver,
-            first: None,
-            ledger,
-            size,
-            max_events,
-        }
+        let mut sinks = self.sinks();
+        let (raise, head) = watch::channel(sinks.head);
+        sinks.outlets.push(Outlet { capacity, depth, channel: sender, head: raise });
+        drop(sinks);
+        SinkFeed { shard: self.0.shard, head, channel: receiver, first: None, ledger, size, max_events }
     }
 
     /// The newest committed event.
     #[must_use]
     pub fn head(&self) -> Seq {
-        *self.0.head.borrow()
+        self.sinks().head
     }
 
-    fn sinks(&self) -> std::sync::MutexGuard<'_, Vec<Outlet>> {
+    fn sinks(&self) -> std::sync::MutexGuard<'_, Sinks> {
         self.0.sinks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -92,16 +93,18 @@ impl Fanout {
 impl Publish for Fanout {
     fn publish(&self, batch: Arc<Batch>) {
         let (events, bytes, to) = (batch.events.len(), batch.size() as u64, batch.to());
-        self.sinks().retain(|outlet| {
+        let mut sinks = self.sinks();
+        sinks.head = to;
+        sinks.outlets.retain(|outlet| {
             if let Some(room) = outlet.capacity.try_reserve(events, bytes)
                 && let Ok(place) = outlet.channel.try_reserve()
             {
                 place.send(Waiting::new(Arc::clone(&batch), outlet.depth.clone(), room));
             }
+            // Last: who wakes by the head finds the batch in its channel, or knows that it must read the ledger.
+            outlet.head.send_replace(to);
             !outlet.channel.is_closed()
         });
-        // Last: who wakes by the head finds the batch in its channel, or knows that it must read the ledger.
-        self.0.head.send_replace(to);
     }
 }
 

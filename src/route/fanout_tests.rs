@@ -185,7 +185,7 @@ async fn a_dropped_feed_gives_its_room_back_and_is_forgotten() {
     drop(feed);
     assert_eq!(capacity.depth(), 0);
     ledger.commit(&fanout, 1);
-    assert!(fanout.sinks().is_empty());
+    assert!(fanout.sinks().outlets.is_empty());
 }
 
 #[tokio::test]

@@ -2,14 +2,10 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
-
 use super::{Delivery, Model, Sink, State, fenced, only};
-use crate::event::ports::{
-    ChainAt, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState,
-};
+use crate::event::ports::{ChainAt, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState};
 use crate::event::{
-    DeliveryBook, DeliveryChanges, GapReason, KeptDelivery, Recorded, SeenDelivery, Seq, Shard, SinkName,
+    DeliveryBook, DeliveryChanges, Failures, GapReason, KeptDelivery, Recorded, SeenDelivery, Seq, Shard, SinkName,
 };
 
 impl State {
@@ -68,10 +64,8 @@ impl SinkBook for Model {
         only(owner.shard)?;
         let sink = sink.clone();
         self.write("reading a sink's row", owner, move |state| {
-            let new = || Sink {
-                row: SinkRow { cursor: None, seek: None, paused: false, disabled: None },
-                reported: None,
-            };
+            let new =
+                || Sink { row: SinkRow { cursor: None, seek: None, paused: false, disabled: None }, reported: None };
             Ok(state.sinks.entry(sink).or_insert_with(new).row.clone())
         })
         .await
@@ -106,6 +100,7 @@ impl SinkBook for Model {
         sink: &SinkName,
         owner: Ownership,
         letters: &[NewDeadLetter],
+        _: Duration,
     ) -> Result<(), LedgerError> {
         let (sink, letters) = (sink.clone(), letters.to_vec());
         self.write("writing dead letters", owner, move |state| {
@@ -223,32 +218,32 @@ impl DeliveryBook for Model {
         let (sink, changes) = (sink.clone(), changes.clone());
         self.write(doing, owner, move |state| {
             let before = (state.deliveries.clone(), state.dead_letters.clone());
-            let changed = state.change(&sink, &changes, doing);
-            if changed.is_err() {
+            let outcome = state.change(&sink, &changes, doing);
+            if outcome.is_err() {
                 (state.deliveries, state.dead_letters) = before;
             }
-            changed
+            outcome
         })
         .await
     }
 
-    async fn failing_since(&self, sink: &SinkName, shard: Shard) -> Result<Option<OffsetDateTime>, LedgerError> {
+    async fn failures(&self, sink: &SinkName, shard: Shard) -> Result<Option<Failures>, LedgerError> {
         only(shard)?;
         let sink = sink.clone();
-        self.call("reading since when an endpoint fails", move |state| Ok(state.failing.get(&sink).copied())).await
+        self.call("reading an endpoint's failures", move |state| Ok(state.failures.get(&sink).copied())).await
     }
 
-    async fn keep_failing_since(
+    async fn keep_failures(
         &self,
         sink: &SinkName,
         owner: Ownership,
-        since: Option<OffsetDateTime>,
+        failures: Option<Failures>,
     ) -> Result<(), LedgerError> {
         let sink = sink.clone();
-        self.write("keeping since when an endpoint fails", owner, move |state| {
-            match since {
-                Some(since) => drop(state.failing.insert(sink, since)),
-                None => drop(state.failing.remove(&sink)),
+        self.write("keeping an endpoint's failures", owner, move |state| {
+            match failures {
+                Some(failures) => drop(state.failures.insert(sink, failures)),
+                None => drop(state.failures.remove(&sink)),
             }
             Ok(())
         })

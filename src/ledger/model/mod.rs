@@ -22,8 +22,8 @@ use super::database::within;
 use crate::clock::Clock;
 use crate::event::ports::{ChainAt, Dialect, LedgerError, NewDeadLetter, Ownership, SinkRow, SinkState, StreamRow};
 use crate::event::{
-    AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Gap, LedgerId, Recorded, Rejected, Seq, Shard,
-    SinkName, StreamKey,
+    AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Recorded, Rejected, Seq,
+    Shard, SinkName, StreamKey,
 };
 
 /// A call that was not answered: whether it was carried out cannot be told.
@@ -109,7 +109,7 @@ pub struct State {
     ids: HashMap<DedupeKey, (Seq, ContentHash)>,
     types: BTreeMap<EventType, i32>,
     dialects: BTreeMap<AccountName, Dialect>,
-    failing: BTreeMap<SinkName, OffsetDateTime>,
+    failures: BTreeMap<SinkName, Failures>,
     /// Seqs given for nothing ([`Flaw::SequenceObject`]).
     burnt: u64,
 }
@@ -172,7 +172,7 @@ impl Model {
             ids: HashMap::new(),
             types: BTreeMap::new(),
             dialects: BTreeMap::new(),
-            failing: BTreeMap::new(),
+            failures: BTreeMap::new(),
             burnt: 0,
         };
         Self { state: Arc::new(Mutex::new(state)), wire: Arc::new(Direct), clock, lease_ttl, flaw: None }
@@ -208,10 +208,9 @@ impl Model {
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let answered = async {
-            self.carry(doing, work).await.map_err(|Lost| LedgerError::Unavailable {
-                doing,
-                source: "the connection broke".into(),
-            })?
+            self.carry(doing, work)
+                .await
+                .map_err(|Lost| LedgerError::Unavailable { doing, source: "the connection broke".into() })?
         };
         within(doing, answered).await
     }

@@ -93,9 +93,8 @@ impl State {
         let mut elsewhere = self.answer("superseded");
         for step in &call.moves {
             let row = self.streams.get(&step.key).map(|stream| &stream.row);
-            let there = row.is_some_and(|row| {
-                row.position == step.from && (step.seek || row.state != StreamState::Paused)
-            });
+            let there =
+                row.is_some_and(|row| row.position == step.from && (step.seek || row.state != StreamState::Paused));
             if !there && !matches!(flaw, Some(Flaw::PositionUnchecked | Flaw::PositionFirst)) {
                 elsewhere.superseded.push(step.number);
                 elsewhere.superseded_at.push(row.map(|row| row.position.as_str().as_bytes().to_vec()));
@@ -204,24 +203,18 @@ impl Store for Model {
         Ok(numbers)
     }
 
-    async fn record(
-        &self,
-        (): &mut (),
-        draft: &Draft,
-        owner: Ownership,
-        head: (Seq, Chain),
-    ) -> Result<Answer, Doubt> {
+    async fn record(&self, (): &mut (), draft: &Draft, owner: Ownership, head: (Seq, Chain)) -> Result<Answer, Doubt> {
         let lost = |Lost| Doubt::Unknown(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
         let (call, flaw) = (Call::of(draft, owner, head, self.clock.now()), self.flaw);
         if flaw == Some(Flaw::PositionFirst) {
             let (moves, at) = (call.moves.clone(), call.at);
-            let moved = move |state: &mut State| {
+            let first = move |state: &mut State| {
                 let fits = |step: &Move| state.streams.get(&step.key).is_some_and(|it| it.row.position == step.from);
                 if state.epoch == owner.epoch && moves.iter().all(fits) {
                     state.advance(&moves, at);
                 }
             };
-            self.carry("moving positions", moved).await.map_err(lost)?;
+            self.carry("moving positions", first).await.map_err(lost)?;
         }
         self.carry("recording", move |state| state.record(call, flaw)).await.map_err(lost)
     }
@@ -354,7 +347,13 @@ impl StreamBook for Model {
     async fn streams(&self, account: &AccountName) -> Result<Vec<StreamRow>, LedgerError> {
         let account = account.clone();
         self.call("reading an account's streams", move |state| {
-            Ok(state.streams.values().map(|stream| &stream.row).filter(|row| row.key.account == account).cloned().collect())
+            Ok(state
+                .streams
+                .values()
+                .map(|stream| &stream.row)
+                .filter(|row| row.key.account == account)
+                .cloned()
+                .collect())
         })
         .await
     }

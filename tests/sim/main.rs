@@ -1,0 +1,171 @@
+//! The whole protocol in virtual time: the program's own source, recorder, feeds and sinks of two replicas over a ledger,
+//! a Kafka, a vendor and a receiver in memory, under one seed. A process may die, stand still or lose an answer at every
+//! call; what must hold is asked after every step, and at the end everything must have arrived everywhere.
+//!
+//! `SIM_SEEDS=n` runs so many seeds, `SIM_SEED=s` one of them (with `SIM_TRACE=1` step by step),
+//! `STANDPIPE_MUTANT=name` plants a flaw.
+
+#![allow(clippy::unwrap_used, reason = "a way to fail")]
+
+mod broker;
+mod cluster;
+mod flaw;
+mod oracle;
+mod replica;
+mod servers;
+mod world;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use flaw::Flaw;
+use oracle::Oracle;
+use rand::RngExt as _;
+use replica::Replica;
+use servers::{STREAMS, Vendor};
+use standpipe::chance;
+use standpipe::clock::Clock;
+use standpipe::event::LedgerId;
+use standpipe::ledger::model::Model;
+use time::macros::datetime;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+use world::{World, pause};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 1_000;
+/// When nothing goes wrong any more, everything must have arrived after this.
+const ARRIVES_WITHIN: Duration = Duration::from_mins(20);
+
+/// What a seed did.
+type Counts = BTreeMap<&'static str, u64>;
+
+/// Runs one seed to its end.
+fn run(seed: u64, flaw: Option<Flaw>, trace: bool) -> Result<Counts, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    chance::seed(Some(seed));
+    let ended = runtime.block_on(simulate(seed, flaw, trace));
+    chance::seed(None);
+    ended
+}
+
+async fn simulate(seed: u64, flaw: Option<Flaw>, trace: bool) -> Result<Counts, String> {
+    let start = datetime!(2024-02-14 10:30:00 UTC);
+    let world = World::new(seed, flaw, trace);
+    let id = LedgerId(Uuid::from_u128(world.dice().random()));
+    let ledger = Model::new(id, Clock::following(start), Duration::from_secs(15));
+    let ledger = ledger.with_flaw(flaw.and_then(Flaw::of_ledger));
+    let (broker, vendor) = (broker::Broker::default(), std::sync::Arc::new(Vendor::default()));
+    let oracle = Oracle::new(world.clone(), ledger.clone(), broker.clone(), vendor.clone());
+    let mut processes = JoinSet::new();
+    for name in ["one", "two"] {
+        let replica = Replica {
+            name,
+            instance: Uuid::from_u128(world.dice().random()),
+            world: world.clone(),
+            ledger: ledger.clone(),
+            broker: broker.clone(),
+            vendor: vendor.clone(),
+            oracle: oracle.clone(),
+            start,
+        };
+        processes.spawn(replica.live());
+    }
+    let story = async {
+        // Between bursts of events the world goes wrong for a while.
+        let bursts = world.dice().random_range(4..=10);
+        for _ in 0..bursts {
+            let stream = STREAMS[world.dice().random_range(0..STREAMS.len())];
+            let count = world.dice().random_range(1..=25);
+            world.tell(format!("{count} {stream} are emitted"));
+            vendor.emit(stream, count);
+            pause(world.up_to(Duration::from_secs(20))).await;
+        }
+        world.calm();
+        let calm = Instant::now();
+        while let Some(missing) = oracle.missing() {
+            if calm.elapsed() > ARRIVES_WITHIN {
+                world.breaks(format!("not everything arrives: {missing}"));
+                return;
+            }
+            pause(Duration::from_millis(500)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = world.failed.notified() => {}
+        () = story => {}
+    }
+    // Whatever the last step did.
+    world::Judge::judge(&*oracle);
+    match world.broken() {
+        Some(why) => Err(why),
+        None => Ok(world.counts()),
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+fn mutant() -> Option<Flaw> {
+    std::env::var("STANDPIPE_MUTANT").ok().map(|name| Flaw::named(&name))
+}
+
+/// Runs seeds on every core; gives what they did, and those that failed, by seed.
+fn run_all(seeds: std::ops::Range<u64>, flaw: Option<Flaw>) -> (Counts, BTreeMap<u64, String>) {
+    let next = AtomicU64::new(seeds.start);
+    let done = Mutex::new((Counts::new(), BTreeMap::new()));
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || !done.lock().unwrap().1.is_empty() {
+                        return;
+                    }
+                    let ended = run(seed, flaw, false);
+                    let mut done = done.lock().unwrap();
+                    match ended {
+                        Ok(counts) => counts.iter().for_each(|(what, count)| *done.0.entry(what).or_default() += count),
+                        Err(why) => drop(done.1.insert(seed, why)),
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
+}
+
+#[test]
+fn everything_arrives_once_and_in_order_whatever_fails() {
+    if let Some(seed) = number("SIM_SEED") {
+        let trace = std::env::var("SIM_TRACE").is_ok();
+        let counts = run(seed, mutant(), trace).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        println!("seed {seed} holds: {counts:?}");
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS);
+    let (counts, failed) = run_all(0..seeds, mutant());
+    if let Some((seed, why)) = failed.first_key_value() {
+        panic!(
+            "seed {seed}: {why}\n  again, alone: SIM_SEED={seed} SIM_TRACE=1 cargo test --test sim everything -- --nocapture"
+        );
+    }
+    println!("{seeds} seeds hold: {counts:?}");
+    // A run in which nothing went wrong would show nothing.
+    for what in ["crashes", "freezes", "answers lost", "requests lost", "late calls", "commits in doubt"] {
+        assert!(counts.get(what).is_some_and(|count| *count > 0) || seeds < 20, "there were no {what}");
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..20 {
+        assert_eq!(run(seed, None, false), run(seed, None, false), "seed {seed}");
+    }
+}
