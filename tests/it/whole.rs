@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use ed25519_dalek::SigningKey;
 use rustix::process::Signal;
+use tokio::net::UnixDatagram;
 
 use crate::support::emitted::Emitted;
 use crate::support::kafka::{Kafka, Message};
@@ -291,4 +292,40 @@ async fn a_vendor_out_of_reach_never_ends_run() {
     wait_until("/livez answers", SOON, async || daemon.livez().await == Some(200)).await;
     hold("it runs", Duration::from_secs(3), async || daemon.process.ended().is_none()).await;
     stop(&mut daemon).await;
+}
+
+#[tokio::test]
+async fn a_service_manager_and_a_container_engine_are_told_how_it_is() {
+    let postgres = Postgres::shared().await;
+    let simulator = company("live", &["--backlog", "10", "--rate", "1"]).await;
+    let path = keeper::directory("notify").join("socket");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let hears = async |wanted: &str| {
+        let mut message = [0; 1024];
+        let told = async {
+            loop {
+                let length = manager.recv(&mut message).await.unwrap();
+                if String::from_utf8_lossy(&message[..length]).lines().any(|line| line == wanted) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, told).await.unwrap_or_else(|_| panic!("{wanted} never came"));
+    };
+    let setup = Setup::new("served", &postgres.database().await).account("acme", "live", &simulator);
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "300000")];
+    let mut daemon = Daemon::start_with("served", &setup.text, &environment);
+    hears("READY=1").await;
+    for _ in 0..3 {
+        hears("WATCHDOG=1").await;
+    }
+    daemon.wait_ready(SOON).await;
+    for question in ["/readyz", "/livez"] {
+        code(&daemon.run_verb(&["healthcheck", "--path", question]).await, 0);
+    }
+    daemon.process.signal(Signal::TERM);
+    hears("STOPPING=1").await;
+    assert_eq!(daemon.process.wait_ended(SOON).await.code(), Some(0), "{}", daemon.process.log_tail());
+    let gone = code(&daemon.run_verb(&["healthcheck"]).await, 1);
+    assert!(gone.contains("cannot ask 127.0.0.1"), "{gone}");
 }
