@@ -16,7 +16,7 @@ use crate::ledger::operator::{EventRow, MAX_REPLAYS, MAX_SEQ, Replayed, Seqs};
 pub enum Options {
     /// Show what the ledger has under an event id
     Get(Get),
-    /// Send an event to one sink again, under its own id and a new seq
+    /// Send an event, or a range, to one sink again: each under its own id and a new seq
     Replay(Replay),
     /// List elements of pages that cannot be events, with the reason
     Rejected(List),

@@ -125,7 +125,7 @@ enum Verb {
     /// Sinks: list, pause, resume, enable, seek, forget
     #[command(subcommand)]
     Sinks(sinks::Options),
-    /// One event in the ledger: get, replay
+    /// Events in the ledger: get, replay, rejected, conflicts
     #[command(subcommand)]
     Events(events::Options),
     /// What sinks gave up on: list, show, redrive, discard

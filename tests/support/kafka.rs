@@ -53,6 +53,17 @@ pub enum Isolation {
     ReadUncommitted,
 }
 
+/// What a broker has beside its plain listener.
+#[derive(Clone, Debug, Default)]
+pub struct More {
+    /// Listeners: name, protocol and port, at `localhost`.
+    pub listeners: Vec<(&'static str, &'static str, u16)>,
+    /// Lines of its properties.
+    pub properties: String,
+    /// A user who logs in by SCRAM-SHA-256, with the password.
+    pub user: Option<(&'static str, &'static str)>,
+}
+
 impl Kafka {
     /// The broker that all tests of this binary share.
     pub async fn shared() -> &'static Self {
@@ -62,13 +73,20 @@ impl Kafka {
 
     /// A broker of one's own, to kill and start again.
     pub async fn start() -> Self {
+        Self::start_with(&More::default()).await
+    }
+
+    /// The same with more.
+    pub async fn start_with(more: &More) -> Self {
         let dir = keeper::directory("kafka");
         let (port, controller) = (keeper::free_port(), keeper::free_port());
         let settings = dir.join("server.properties");
-        std::fs::write(&settings, properties(port, controller, &dir.join("data"))).expect("own directory");
+        std::fs::write(&settings, properties(port, controller, &dir.join("data"), more)).expect("own directory");
+        let user = more.user.map(|(name, password)| format!("SCRAM-SHA-256=[name={name},password={password}]"));
         let format = java()
             .args(["kafka.tools.StorageTool", "format", "-t", "c3RhbmRwaXBlLXRlc3RzMQ", "-c"])
             .arg(&settings)
+            .args(user.iter().flat_map(|user| ["--add-scram", user]))
             .output()
             .expect("java (run tests/prepare)");
         assert!(format.status.success(), "cannot format Kafka's log: {}", String::from_utf8_lossy(&format.stderr));
@@ -204,15 +222,19 @@ fn java() -> Command {
     command
 }
 
-fn properties(port: u16, controller: u16, data: &Path) -> String {
+fn properties(port: u16, controller: u16, data: &Path, more: &More) -> String {
+    let each = |text: &dyn Fn(&(&str, &str, u16)) -> String| more.listeners.iter().map(text).collect::<String>();
+    let listeners = each(&|(name, _, port)| format!(",{name}://127.0.0.1:{port}"));
+    let advertised = each(&|(name, _, port)| format!(",{name}://localhost:{port}"));
+    let protocols = each(&|(name, protocol, _)| format!(",{name}:{protocol}"));
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{protocols}
 log.dirs={data}
 num.partitions=3
 offsets.topic.num.partitions=4
@@ -222,7 +244,8 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
-",
-        data = data.display()
+{more}",
+        data = data.display(),
+        more = more.properties
     )
 }

@@ -18,6 +18,9 @@ use super::error::{KafkaSinkError, code_of};
 use super::producer::Producer;
 use super::{look, thread, topics};
 
+/// Events of a client that are looked through for the reason of a failure.
+const SERVED: usize = 10_000;
+
 /// A Kafka cluster over the network.
 #[derive(Debug)]
 pub struct KafkaCluster {
@@ -163,8 +166,14 @@ impl Looker {
         Ok(answering.or_else(|| metadata.brokers().first().map(rdkafka::metadata::MetadataBroker::id)))
     }
 
+    /// A failure of this client, after which it reads nothing more.
     pub(super) fn failed(&self, doing: String, error: KafkaError) -> KafkaSinkError {
-        KafkaSinkError::Kafka { doing, source: self.listener.explain(error) }
+        // What a consumer complains of waits in its queue, among lines of its log, until it is polled; a poll says nothing
+        // of what it served, and costs nothing when there is no more.
+        for _ in 0..SERVED {
+            drop(self.consumer.poll(Duration::ZERO));
+        }
+        self.listener.failed(doing, error)
     }
 }
 
@@ -177,17 +186,19 @@ pub(super) fn admin(settings: &Settings) -> Result<(AdminClient<Listener>, Liste
     Ok((admin, listener))
 }
 
-/// Remembers what a client last complained of: the reason behind a time-out.
+/// Remembers what a client last complained of, in its words: the reason behind a time-out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Listener(Arc<Mutex<Option<KafkaError>>>);
+pub(super) struct Listener(Arc<Mutex<Option<(KafkaError, String)>>>);
 
 impl Listener {
-    /// The cause of a time-out where the client named one, else the error itself.
-    pub(super) fn explain(&self, error: KafkaError) -> KafkaError {
+    /// A failure of the client, with the cause of a time-out where the client named one.
+    pub(super) fn failed(&self, doing: String, error: KafkaError) -> KafkaSinkError {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some(cause) if says_little(&error) => cause.clone(),
-            _ => error,
+            Some((cause, reason)) if says_little(&error) => {
+                KafkaSinkError::Kafka { doing: format!("{doing}; {reason}"), source: cause.clone() }
+            }
+            _ => KafkaSinkError::Kafka { doing, source: error },
         }
     }
 }
@@ -211,7 +222,9 @@ impl ClientContext for Listener {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // "All brokers down" follows the reason and would hide it.
         if last.is_none() || !says_little(&error) {
-            *last = Some(error);
+            // How long it took is another time each time.
+            let reason = reason.split(" (after ").next().unwrap_or_default();
+            *last = Some((error, reason.to_owned()));
         }
     }
 }

@@ -107,6 +107,8 @@ impl Settings {
         producer.set("transactional.id", &self.transactional_id);
         producer.set("enable.idempotence", "true");
         producer.set("acks", "all");
+        // As librdkafka would choose itself, without saying so.
+        producer.set("max.in.flight", "5");
         producer.set("transaction.timeout.ms", millis(TRANSACTION_TIMEOUT));
         producer.set("message.timeout.ms", millis(TRANSACTION_TIMEOUT));
         assert_effective(&producer)?;

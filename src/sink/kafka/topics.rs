@@ -108,10 +108,7 @@ fn make(
             });
         }
         Err(error) => {
-            return Err(KafkaSinkError::Kafka {
-                doing: format!("creating the topic `{topic}`"),
-                source: listener.explain(error),
-            });
+            return Err(listener.failed(format!("creating the topic `{topic}`"), error));
         }
     }
     let deadline = Instant::now() + ADMIN_TIMEOUT;
@@ -196,8 +193,7 @@ pub(super) fn describe(
         Err(error) => match code_of(&error) {
             Some(code) if unsupported(code) => Err(code),
             _ => {
-                let doing = format!("describing the topic `{topic}`");
-                return Err(KafkaSinkError::Kafka { doing, source: listener.explain(error) });
+                return Err(listener.failed(format!("describing the topic `{topic}`"), error));
             }
         },
     };

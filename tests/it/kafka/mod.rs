@@ -3,6 +3,7 @@
 mod checks;
 mod doubt;
 mod fakes;
+mod secured;
 mod simulated;
 mod starts;
 
