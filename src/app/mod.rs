@@ -6,6 +6,7 @@
 //! within one deadline, and names who was late.
 
 mod backlog;
+mod copies;
 pub mod demo;
 pub mod health;
 pub mod instance;

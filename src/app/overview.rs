@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 
 use crate::clock::Clock;
 use crate::config::{Config, SinkKind};
-use crate::console::{GapLine, Ledger as LedgerLine, Overview, ShardLine, SinkLine, StreamLine};
+use crate::console::{
+    GapLine, Ledger as LedgerLine, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine,
+};
 use crate::event::ports::LedgerError;
 use crate::ledger::Ledger;
 
 /// More gaps than this are for `gaps list`.
 const GAPS: u32 = 100;
+const REHYDRATIONS: u32 = 20;
 
 /// Looks everything up.
 pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Overview, LedgerError> {
     let now = clock.now();
     let schema = ledger.schema_row().await?;
     let shards = ledger.shard_rows().await?;
+    let voids = ledger.void_rows().await?;
     let seconds = |since: time::OffsetDateTime| (now - since).as_seconds_f64().max(0.0);
     let history: BTreeMap<&str, f64> =
         config.accounts.iter().map(|(name, account)| (name.as_str(), account.history.as_secs_f64())).collect();
@@ -61,6 +65,16 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
         range: format!("{} → {}", row.from, row.to),
         at: row.at,
     });
+    let rehydrations = ledger.rehydration_rows(REHYDRATIONS).await?.into_iter().map(|row| RehydrationLine {
+        sink: row.sink,
+        shard: row.shard.0,
+        found: row.found.0,
+        goes_on: row.goes_on.0,
+        skips: row.skips,
+        reclaimed: row.reclaimed,
+        at: row.at,
+        done_at: row.done_at,
+    });
     Ok(Overview {
         deployment: config.deployment.clone(),
         at: now,
@@ -74,11 +88,17 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
                 owner: row.owner.map(|owner| owner.to_string()),
                 epoch: row.epoch,
                 head: row.head.0,
+                voids: voids
+                    .iter()
+                    .filter(|void| void.shard == row.shard)
+                    .map(|void| VoidLine { from: void.from.0, to: void.to.0, at: void.at })
+                    .collect(),
             })
             .collect(),
         streams: streams.collect(),
         sinks: sinks.collect(),
         gaps: gaps.collect(),
+        rehydrations: rehydrations.collect(),
         events: Vec::new(),
     })
 }

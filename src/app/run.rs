@@ -44,6 +44,8 @@ pub struct Program {
     pub metrics: Recorder,
     /// Wall-clock time.
     pub clock: Clock,
+    /// Whether an operator has said that nothing else uses the ledger and its topics: a copy is taken for the original.
+    pub adopt: bool,
     /// Configurations that replace the first one while it runs; none where it is never reloaded.
     pub reloads: Option<watch::Receiver<Arc<Settings>>>,
     /// What the page at `/console` says before anything else.
@@ -203,6 +205,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
                 reloads: program.reloads.clone(),
                 ledger: opened.ledger.clone(),
                 instance: instance.id,
+                adopt: program.adopt,
                 sources: sources.clone(),
                 health: health.clone(),
                 clock: program.clock.clone(),

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) reloads: Option<watch::Receiver<Arc<Settings>>>,
     pub(super) ledger: Ledger,
     pub(super) instance: Uuid,
+    /// Whether an operator has said that nothing else uses the ledger and its topics.
+    pub(super) adopt: bool,
     pub(super) sources: SourceStatus,
     pub(super) health: Health,
     pub(super) clock: Clock,
@@ -109,7 +111,9 @@ pub(super) async fn supervise(mut of: Shared, shard: Shard, stop: CancellationTo
 
 fn readiness(error: &StageError) -> Readiness {
     match error {
-        StageError::Ledger(LedgerError::Unavailable { .. } | LedgerError::Refused { .. }) => Readiness::Unready,
+        StageError::Ledger(LedgerError::Unavailable { .. } | LedgerError::Refused { .. }) | StageError::Copy { .. } => {
+            Readiness::Unready
+        }
         _ => Readiness::Degraded,
     }
 }

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::run::Settings;
 use super::shard::Shared;
 use super::tasks::{Ended, Tasks};
-use super::{backlog, looks};
+use super::{backlog, copies, looks};
 use crate::chance;
 use crate::config::SinkKind;
-use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
+use crate::event::ports::{LedgerDisposition, LedgerError, Ownership, SinkBook as _};
 use crate::event::{Capacity, SinkName};
 use crate::ledger::{Held, Recorder};
 use crate::route::Fanout;
@@ -40,6 +40,21 @@ pub enum StageError {
     /// A webhook sink's.
     #[error(transparent)]
     Webhook(#[from] webhook::WebhookSinkError),
+    /// The ledger has moved, and somebody still writes for the one before.
+    #[error(
+        "the ledger lives in another database than before, and the instance {owner} wrote to `{topic}` {seconds} s ago: \
+         this is a copy beside its original, or the other one still runs. Nothing is polled, recorded or delivered. Stop \
+         one of them: this one goes on by itself when the other has been silent for two lease times, or at once with \
+         `standpipe run --adopt`"
+    )]
+    Copy {
+        /// The cursor topic.
+        topic: String,
+        /// The other instance.
+        owner: uuid::Uuid,
+        /// How long ago it wrote.
+        seconds: i64,
+    },
     /// A stage ended that should not have.
     #[error("{task} ended on its own: {why}")]
     Ended {
@@ -78,7 +93,7 @@ impl StageError {
                 | kafka::Disposition::Contend
                 | kafka::Disposition::Restart => StageDisposition::Restart,
             },
-            Self::Ended { .. } => StageDisposition::Restart,
+            Self::Copy { .. } | Self::Ended { .. } => StageDisposition::Restart,
         }
     }
 
@@ -104,6 +119,9 @@ pub(super) enum End {
 const MAX_PAGES: usize = 1_024;
 /// When an owner ends, its stages get this long: what is cut off is done again from the ledger.
 const ABRUPT: Duration = Duration::from_secs(3);
+/// How long recording waits for the Kafka sinks to compare themselves with the ledger. One that is out of reach stops
+/// neither the source nor another sink (INV-15).
+const COMPARED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The stages, and the handles by which they are ended in order.
 struct Stages {
@@ -112,11 +130,15 @@ struct Stages {
     sinks: Tasks<StageError>,
     stop_sources: CancellationToken,
     stop_rest: CancellationToken,
+    /// Kafka sinks that have not compared themselves with the ledger yet.
+    comparing: Vec<oneshot::Receiver<()>>,
 }
 
 /// Runs the stages until `stop`, or until one of them ends on its own.
 pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationToken) -> Result<End, StageError> {
     let mut stages = start(shared, held.ownership()).await?;
+    // What ended the ones before is over.
+    shared.health.forget(&format!("shard/{}", held.ownership().shard));
     let mut reloads = shared.reloads.clone();
     let ended = tokio::select! {
         biased;
@@ -154,8 +176,8 @@ async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
 
 async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> {
     let config = &shared.settings.config;
-    let recorder = Recorder::open(&shared.ledger, owner).await?;
-    let fanout = Fanout::new(owner.shard, recorder.head().0);
+    copies::refuse(shared, owner).await?;
+    let fanout = Fanout::new(owner.shard, shared.ledger.bounds(owner.shard).await?.head);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
     let (pages, incoming) = mpsc::channel(MAX_PAGES);
     let (backlog_full, backlog_watch) = watch::channel(false);
@@ -165,13 +187,21 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
         sinks: Tasks::default(),
         stop_sources: CancellationToken::new(),
         stop_rest: CancellationToken::new(),
+        comparing: Vec::new(),
     };
     for name in config.sinks.keys() {
         spawn_sink(&mut stages, shared, owner, name, &fanout);
     }
     stages.recorder.spawn("recorder", {
-        let (fanout, stop) = (fanout.clone(), stages.stop_rest.clone());
-        async move { Ok(recorder.run(incoming, fanout, stop).await?) }
+        let (ledger, fanout, stop) = (shared.ledger.clone(), fanout.clone(), stages.stop_rest.clone());
+        let comparing = std::mem::take(&mut stages.comparing);
+        async move {
+            compared(comparing, &stop).await;
+            // Only now: a sink may have found that the ledger was rewound, and have moved its head.
+            let recorder = Recorder::open(&ledger, owner).await?;
+            fanout.raise(recorder.head().0);
+            Ok(recorder.run(incoming, fanout, stop).await?)
+        }
     });
     stages.sinks.spawn("looks", looks::run(shared.clone(), owner.shard, stages.stop_rest.clone()));
     stages.sinks.spawn("backlog", backlog::run(shared.clone(), owner, backlog_full, stages.stop_rest.clone()));
@@ -204,6 +234,20 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
     Ok(stages)
 }
 
+/// Waits until every Kafka sink has compared itself with the ledger, or could not, for a while: what is recorded before a
+/// sink has found the ledger rewound gets seqs that Kafka has used, and must reach that sink as replays.
+async fn compared(comparing: Vec<oneshot::Receiver<()>>, stop: &CancellationToken) {
+    let all = async {
+        for one in comparing {
+            // Nothing is sent: it is dropped.
+            one.await.unwrap_or_default();
+        }
+    };
+    if let Some(Err(_)) = stop.run_until_cancelled(tokio::time::timeout(COMPARED_WITHIN, all)).await {
+        tracing::warn!("a Kafka sink could not compare itself with the ledger yet: recording goes on without it");
+    }
+}
+
 fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &SinkName, fanout: &Fanout) {
     let config = &shared.config().sinks[name];
     let channels = shared.config().channels;
@@ -213,6 +257,11 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
     let task = format!("sink/{name}");
     match &config.kind {
         SinkKind::Kafka(kafka) => {
+            let (compared, comparing) = oneshot::channel();
+            stages.comparing.push(comparing);
+            let ttl = shared.config().ledger.lease_ttl;
+            let mut runner = kafka::Runner::new(Some(shared.instance), shared.adopt, ttl);
+            runner.compared = Some(compared);
             let sink = kafka::KafkaSink {
                 name: name.clone(),
                 deployment: shared.config().deployment.clone(),
@@ -225,6 +274,7 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
                 route,
                 feed,
                 book,
+                runner,
                 clock,
                 stop,
             };

@@ -15,13 +15,18 @@ use crate::telemetry::recorder::Recorder;
 
 /// `standpipe run`
 #[derive(Clone, Copy, Debug, Args)]
-pub struct Options {}
+pub struct Options {
+    /// Take over a ledger that was restored, failed over or copied, and the Kafka topics of another ledger, without a look
+    /// at who else runs: only when nothing else does
+    #[arg(long)]
+    adopt: bool,
+}
 
 /// What waits to be sent to the trace collector gets this long at the end.
 const TRACES: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT.
-pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
+pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     // Before anything else: a stop in the middle of the start must be heard.
     let mut listener = JoinSet::new();
@@ -36,7 +41,15 @@ pub async fn run(global: &Global, _: &Options) -> Result<(), Failure> {
     let (clock, rules) = (Clock::system(), Arc::new(ready.rules));
     let settings = Settings::new(config.clone(), rules.clone(), &clock).map_err(Failure::configuration)?;
     let (settings, reloads) = watch::channel(Arc::new(settings));
-    let program = Program { config, rules, metrics, clock: clock.clone(), reloads: Some(reloads), notice: None };
+    let program = Program {
+        config,
+        rules,
+        metrics,
+        clock: clock.clone(),
+        adopt: options.adopt,
+        reloads: Some(reloads),
+        notice: None,
+    };
     let result = tokio::select! {
         result = app::run(program, stop) => result,
         // Ends only where signals cannot be heard, which is told before anything runs.

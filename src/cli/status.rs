@@ -54,6 +54,22 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
         ]);
     }
     line(&format!("\n{shards}\n\n{streams}\n\n{sinks}"))?;
+    for void in status.shards.iter().flat_map(|shard| &shard.voids) {
+        line(&format!(
+            "\nseqs {} to {} are void: the ledger was rewound behind Kafka on {}",
+            void.from, void.to, void.at
+        ))?;
+    }
+    let mut ways = Table::new(&["REHYDRATED", "SHARD", "FOUND AT", "GOES ON AT", "SKIPS", "REPLAYS", "WHEN"], "");
+    for row in &status.rehydrations {
+        let when = row.done_at.map_or_else(|| "not ready: see its error".to_owned(), |at| at.to_string());
+        let (found, goes_on) = (row.found.to_string(), row.goes_on.to_string());
+        let (skips, reclaimed) = (row.skips.to_string(), row.reclaimed.to_string());
+        ways.row([row.sink.clone(), row.shard.to_string(), found, goes_on, skips, reclaimed, when]);
+    }
+    if !status.rehydrations.is_empty() {
+        line(&format!("\n{ways}"))?;
+    }
     if !status.gaps.is_empty() {
         line(&format!("\n{} gap(s): see `standpipe gaps list`", status.gaps.len()))?;
     }

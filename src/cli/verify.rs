@@ -134,7 +134,7 @@ fn text(report: &Report) -> String {
         for (count, what) in [
             (proof.filtered, "left out by the filter"),
             (proof.dead_letters, "dead letters, or were"),
-            (proof.skipped, "in recorded gaps of the sink"),
+            (proof.skipped, "in recorded gaps of the sink, or delivered before the ledger was rewound"),
             (proof.expired, "no longer kept by the topic or the ledger: not judged"),
             (proof.unknown, "messages of events that the ledger does not keep: only their links are judged"),
             (proof.others, "messages that other sinks or other rules put there"),

@@ -23,6 +23,8 @@ pub struct Overview {
     pub sinks: Vec<SinkLine>,
     /// Gaps that are not closed.
     pub gaps: Vec<GapLine>,
+    /// Sinks that found their way back to a ledger that was rewound behind them, newest first.
+    pub rehydrations: Vec<RehydrationLine>,
     /// The newest events, newest first.
     pub events: Vec<EventLine>,
 }
@@ -45,8 +47,54 @@ pub struct ShardLine {
     pub owner: Option<String>,
     /// The owner's epoch.
     pub epoch: i64,
-    /// The newest committed seq, which is also the number of events ever recorded in it.
+    /// The newest committed seq, which is also the number of events ever recorded in it, but for what is void.
     pub head: u64,
+    /// Seqs that stay without an event, because the ledger was rewound behind Kafka.
+    pub voids: Vec<VoidLine>,
+}
+
+impl ShardLine {
+    /// How many events were ever recorded in it.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        let void: u64 = self.voids.iter().map(|void| void.to + 1 - void.from).sum();
+        self.head.saturating_sub(void)
+    }
+}
+
+/// A range of seqs that was lost.
+#[derive(Clone, Debug, Serialize)]
+pub struct VoidLine {
+    /// The first.
+    pub from: u64,
+    /// The last.
+    pub to: u64,
+    /// When it was marked.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+}
+
+/// A sink that found its way back.
+#[derive(Clone, Debug, Serialize)]
+pub struct RehydrationLine {
+    /// The sink.
+    pub sink: String,
+    /// The shard.
+    pub shard: u16,
+    /// Where its cursor was found.
+    pub found: u64,
+    /// Where it went on.
+    pub goes_on: u64,
+    /// Delivered events that it skips when they come again.
+    pub skips: u64,
+    /// Events that came to it as replays.
+    pub reclaimed: u64,
+    /// When it was found.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// When it was ready to go on; none while it is not.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub done_at: Option<OffsetDateTime>,
 }
 
 /// A stream.

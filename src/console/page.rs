@@ -3,7 +3,7 @@ use std::sync::LazyLock;
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, UndefinedBehavior, Value, context};
 
-use super::model::Overview;
+use super::model::{Overview, ShardLine};
 
 /// The style sheet.
 pub(super) const STYLE: &str = include_str!("style.css");
@@ -26,7 +26,7 @@ pub(super) fn render(overview: &Result<Overview, String>, refresh: u32) -> Resul
         Ok(overview) => (Some(overview), None),
         Err(error) => (None, Some(error)),
     };
-    let recorded: u64 = overview.iter().flat_map(|overview| &overview.shards).map(|shard| shard.head).sum();
+    let recorded: u64 = overview.iter().flat_map(|overview| &overview.shards).map(ShardLine::recorded).sum();
     let shard_count = overview.map_or(0, |overview| overview.shards.len());
     let version = env!("CARGO_PKG_VERSION");
     let overview = Value::from(Serde(overview));

@@ -48,7 +48,13 @@ fn overview() -> Overview {
         notice: Some("The broker is a demo <i>broker</i>.".into()),
         reasons: vec!["sink ops: the breaker is open".into()],
         ledger: Ledger { id: "0f9b7d3c-1111-2222-3333-444455556666".into(), schema: 3 },
-        shards: vec![ShardLine { shard: 0, owner: Some("host-1/8341".into()), epoch: 4, head: 12_357 }],
+        shards: vec![ShardLine {
+            shard: 0,
+            owner: Some("host-1/8341".into()),
+            epoch: 4,
+            head: 12_457,
+            voids: vec![VoidLine { from: 7, to: 106, at }],
+        }],
         streams: vec![stream("deals", "active", true, Some(0.0)), stream("leads", "stuck", false, Some(75.0))],
         sinks: vec![
             sink("crm", "kafka", "running", 12),
@@ -58,6 +64,16 @@ fn overview() -> Overview {
                 ..sink("ops", "webhook", "retrying", 48_210)
             },
         ],
+        rehydrations: vec![RehydrationLine {
+            sink: "crm".into(),
+            shard: 0,
+            found: 106,
+            goes_on: 106,
+            skips: 99,
+            reclaimed: 1,
+            at,
+            done_at: Some(at),
+        }],
         gaps: vec![GapLine {
             of: "acme/leads".into(),
             reason: "position_expired".into(),
@@ -97,6 +113,7 @@ async fn the_page_shows_streams_sinks_counts_lag_and_gaps_and_escapes_all_of_it(
         "at least once",
         "deal.updated",
         "position expired",
+        "Rehydrated",
         "2 d 23 h",
         "75 s",
         "The broker is a demo &lt;i&gt;broker",
@@ -138,6 +155,7 @@ async fn an_empty_ledger_has_a_page_too_and_the_root_leads_to_it() {
         streams: Vec::new(),
         sinks: Vec::new(),
         gaps: Vec::new(),
+        rehydrations: Vec::new(),
         events: Vec::new(),
         ..overview()
     };

@@ -75,7 +75,17 @@ impl Recorded {
     }
 }
 
-/// Contiguous events of one shard: `after + 1 ..= to`, none missing.
+/// Seqs without an event, for good: Kafka holds messages under them whose rows the ledger lost in a restore or a
+/// fail-over. What they were comes again under new seqs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Void {
+    /// The last of them; the first is the one after [`Batch::after`].
+    pub to: Seq,
+    /// The chain at `to`.
+    pub chain: Chain,
+}
+
+/// Contiguous events of one shard: `after + 1 ..= to`, none missing but for a void at the beginning.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The shard.
@@ -84,21 +94,30 @@ pub struct Batch {
     pub after: Seq,
     /// The chain at `after`: a sink whose cursor has another one must stop (INV-8).
     pub chain_before: Chain,
-    /// The events, in order.
+    /// Set when the events begin behind a void.
+    pub void: Option<Void>,
+    /// The events, in order; none only behind a void.
     pub events: Vec<Recorded>,
 }
 
 impl Batch {
-    /// The seq of the last event; `after` when empty.
+    /// The seq before the first event: the end of the void where there is one, else `after`.
+    #[must_use]
+    pub fn start(&self) -> Seq {
+        self.void.map_or(self.after, |void| void.to)
+    }
+
+    /// The seq of the last event; [`Batch::start`] where there is none.
     #[must_use]
     pub fn to(&self) -> Seq {
-        self.events.last().map_or(self.after, |last| last.seq)
+        self.events.last().map_or_else(|| self.start(), |last| last.seq)
     }
 
     /// The chain at [`Batch::to`].
     #[must_use]
     pub fn chain(&self) -> Chain {
-        self.events.last().map_or(self.chain_before, |last| last.chain)
+        let before = self.void.map_or(self.chain_before, |void| void.chain);
+        self.events.last().map_or(before, |last| last.chain)
     }
 
     /// The memory that it holds, in bytes, about.

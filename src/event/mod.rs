@@ -10,9 +10,10 @@ mod delivery;
 mod names;
 mod page;
 pub mod ports;
+mod rehydrate;
 mod room;
 
-pub use batch::{Batch, Recorded, Replay};
+pub use batch::{Batch, Recorded, Replay, Void};
 pub use chain::{Chain, ContentHash, DedupeKey};
 pub use delivery::{
     AttemptNote, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, KeepDelivery, KeptDelivery, RetryDelivery,

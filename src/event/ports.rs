@@ -12,6 +12,8 @@ use super::{
     StreamKey,
 };
 
+pub use super::rehydrate::{Delivered, RehydrateBook, Rehydration};
+
 /// What can go wrong between a stage and the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -254,6 +256,8 @@ pub enum ChainAt {
     Known(Chain),
     /// The events up to there are no longer kept, so it cannot be told.
     Expired,
+    /// The ledger lost the event and has none in its place (a void): only the chain at its end can be told.
+    Void,
     /// The ledger has not come that far.
     Beyond,
 }
@@ -400,6 +404,8 @@ pub struct Excuses {
     pub gaps: Vec<(Seq, Seq)>,
     /// Its dead letters, those that were redriven since included, in order.
     pub dead_letters: Vec<Seq>,
+    /// What it had delivered before the ledger was rewound and recorded it again, in order.
+    pub skips: Vec<Seq>,
 }
 
 /// What `verify` and the audit ask of the ledger beside the events. Nothing of it writes.

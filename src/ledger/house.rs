@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
 use super::sinks::own;
+use super::voids::void_after;
 use crate::config::LedgerConfig;
 use crate::event::ports::{LedgerError, Ownership};
 use crate::event::{Seq, SinkName};
@@ -153,11 +154,12 @@ impl Ledger {
         let shard = self.known_shard(owner.shard)?;
         let floor = self.floor(owner.shard, sinks).await?;
         let mut session = self.0.db.session().await.map_err(failed(doing))?;
-        // Both looks are index look-ups: recorded_at rises with seq.
+        // All looks are index look-ups: recorded_at rises with seq. A partition may end in a void, or be nothing else.
         let row = sqlx::query!(
             r#"SELECT s.oldest, p.name AS "name?", p.to_seq AS "to_seq?",
-                   (SELECT e.recorded_at < clock_timestamp() - make_interval(secs => $3) FROM events e
-                    WHERE e.shard = s.shard AND e.seq = p.to_seq - 1) AS whole,
+                   p.to_seq - 1 <= s.head AND coalesce((SELECT e.recorded_at < clock_timestamp() - make_interval(secs => $3)
+                    FROM events e WHERE e.shard = s.shard AND e.seq >= p.from_seq AND e.seq < p.to_seq
+                    ORDER BY e.seq DESC LIMIT 1), true) AS whole,
                    (SELECT e.recorded_at < clock_timestamp() - make_interval(secs => $4) FROM events e
                     WHERE e.shard = s.shard AND e.seq = s.oldest) AS overdue,
                    (SELECT max(e.seq) FROM events e
@@ -174,11 +176,20 @@ impl Ledger {
         .fetch_one(&mut *session)
         .await
         .map_err(failed(doing))?;
+        let before_oldest = Seq(seq_from_db(row.oldest).0.saturating_sub(1));
+        let oldest_void = void_after(&mut session, shard, before_oldest).await?;
+        if let (Some(name), Some(to), Some(true)) = (row.name, row.to_seq, row.whole) {
+            // The chain within a void cannot be told: what goes, goes up to its end.
+            let last = Seq(seq_from_db(to).0.saturating_sub(1));
+            let last = void_after(&mut session, shard, last).await?.map_or(last, |void| void.to).max(before_oldest);
+            if last <= floor {
+                session.done().await.map_err(failed(doing))?;
+                return self.drop_partition(owner, shard, &name, last).await;
+            }
+        }
         session.done().await.map_err(failed(doing))?;
-        if let (Some(name), Some(to), Some(true)) = (row.name, row.to_seq, row.whole)
-            && seq_from_db(to - 1) <= floor
-        {
-            return self.drop_partition(owner, shard, &name, seq_from_db(to)).await;
+        if let Some(void) = oldest_void.filter(|void| void.to <= floor) {
+            return self.delete_rows(owner, shard, void.to).await;
         }
         match (row.overdue, row.last) {
             (Some(true), Some(last)) => self.delete_rows(owner, shard, seq_from_db(last)).await,
@@ -191,11 +202,11 @@ impl Ledger {
         owner: Ownership,
         shard: i16,
         name: &str,
-        to: Seq,
+        last: Seq,
     ) -> Result<Option<Seq>, LedgerError> {
         let doing = "dropping a partition";
         let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-        self.pass(&mut session, owner, shard, Seq(to.0 - 1)).await?;
+        self.pass(&mut session, owner, shard, last).await?;
         sqlx::query!("DELETE FROM event_partitions WHERE shard = $1 AND name = $2", shard, name)
             .execute(&mut *session)
             .await
@@ -211,8 +222,8 @@ impl Ledger {
             };
         }
         session.done().await.map_err(failed(doing))?;
-        info!(shard, name, oldest = %to, "events older than the retention are dropped");
-        Ok(Some(to))
+        info!(shard, name, oldest = %last.next(), "events older than the retention are dropped");
+        Ok(Some(last.next()))
     }
 
     async fn delete_rows(&self, owner: Ownership, shard: i16, last: Seq) -> Result<Option<Seq>, LedgerError> {
@@ -341,6 +352,17 @@ impl Ledger {
                 "DELETE FROM replays WHERE ctid = ANY (ARRAY(SELECT ctid FROM replays
                     WHERE shard = $1 AND seq IS NOT NULL
                         AND requested_at < clock_timestamp() - make_interval(secs => $2) LIMIT $3))",
+                shard,
+                window,
+                BATCH
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            sqlx::query!(
+                "DELETE FROM skips WHERE ctid = ANY (ARRAY(SELECT ctid FROM skips
+                    WHERE shard = $1 AND day < ((clock_timestamp() - make_interval(secs => $2)) AT TIME ZONE 'UTC')::date
+                    LIMIT $3))",
                 shard,
                 window,
                 BATCH

@@ -70,10 +70,28 @@ impl ProofBook for Ledger {
             .fetch_all(&mut *session)
             .await
             .map_err(failed(doing))?;
+            // The key by account and event id, whatever the account dedupes by.
+            let skips = sqlx::query_scalar!(
+                r#"SELECT e.seq FROM events e JOIN accounts a USING (account_id)
+                   JOIN skips s ON s.sink = $1 AND s.shard = $2 AND s.replay_of = coalesce(e.replay_of, 0)
+                       AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
+                           || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid
+                   WHERE e.shard = $2 AND e.seq BETWEEN $3 AND $4
+                       AND EXISTS (SELECT FROM skips WHERE sink = $1 AND shard = $2)
+                   ORDER BY e.seq"#,
+                sink.as_str(),
+                number,
+                seq_to_db(from),
+                seq_to_db(to)
+            )
+            .fetch_all(&mut *session)
+            .await
+            .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
             Ok(Excuses {
                 gaps: gaps.into_iter().map(|gap| (seq_from_db(gap.from_seq), seq_from_db(gap.to_seq))).collect(),
                 dead_letters: letters.into_iter().map(seq_from_db).collect(),
+                skips: skips.into_iter().map(seq_from_db).collect(),
             })
         })
         .await

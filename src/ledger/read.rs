@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
+use super::voids::void_after;
 use crate::event::ports::{ChainAt, LedgerError, ReadLedger};
 use crate::event::{Batch, Chain, ContentHash, Recorded, Replay, Seq, Shard, SinkName};
 
@@ -89,9 +90,13 @@ impl Ledger {
                 session.done().await.map_err(failed(doing))?;
                 return Ok(ChainAt::Beyond);
             }
-            let found = self.recompute(&mut session, number, seq).await?;
+            let found = match self.recompute(&mut session, number, seq).await? {
+                Some(chain) => ChainAt::Known(chain),
+                None if void_after(&mut session, number, seq).await?.is_some() => ChainAt::Void,
+                None => ChainAt::Expired,
+            };
             session.done().await.map_err(failed(doing))?;
-            Ok(found.map_or(ChainAt::Expired, ChainAt::Known))
+            Ok(found)
         })
         .await
     }
@@ -149,12 +154,21 @@ impl ReadLedger for Ledger {
             .fetch_all(&mut *session)
             .await
             .map_err(failed(doing))?;
+            let mut batch =
+                Batch { shard, after, chain_before: before, void: None, events: Vec::with_capacity(rows.len()) };
+            let follows = rows.first().is_some_and(|row| seq_from_db(row.seq) == after.next());
+            if !follows && after < until {
+                batch.void = void_after(&mut session, number, after).await?;
+            }
             session.done().await.map_err(failed(doing))?;
-            let mut batch = Batch { shard, after, chain_before: before, events: Vec::with_capacity(rows.len()) };
             for row in rows {
                 let seq = seq_from_db(row.seq);
                 if seq != batch.to().next() {
-                    return Err(gone());
+                    if batch.events.is_empty() {
+                        return Err(gone());
+                    }
+                    // A void begins here: the next batch leads across it.
+                    break;
                 }
                 let chain = batch.chain().link(seq, &row.event_id, &ContentHash(row.content_hash.into_bytes()));
                 batch.events.push(self.recorded(row, chain).await?);

@@ -339,8 +339,13 @@ impl<S: Store> Recorder<S> {
         committed: &Committed,
         (after, chain_before): (Seq, Chain),
     ) -> Result<Batch, LedgerError> {
-        let mut batch =
-            Batch { shard: self.owner.shard, after, chain_before, events: Vec::with_capacity(elements.len()) };
+        let mut batch = Batch {
+            shard: self.owner.shard,
+            after,
+            chain_before,
+            void: None,
+            events: Vec::with_capacity(elements.len()),
+        };
         for (index, Element { event, replay, .. }) in elements.into_iter().enumerate() {
             if committed.known.contains_key(&index) {
                 continue;

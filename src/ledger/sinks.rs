@@ -14,7 +14,7 @@ use crate::event::{GapReason, Seq, Shard, SinkName};
 
 const REASON_BYTES: usize = 1024;
 
-fn fenced(owner: Ownership) -> LedgerError {
+pub(crate) fn fenced(owner: Ownership) -> LedgerError {
     LedgerError::Fenced { shard: owner.shard, why: format!("epoch {} is over", owner.epoch) }
 }
 
@@ -97,12 +97,14 @@ impl SinkBook for Ledger {
 
     async fn keep_cursor(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
         let doing = "keeping a sink's cursor";
+        // Never beyond the head: a sink that does not know yet that the ledger was rewound must leave the trace of where
+        // they still agreed.
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let kept = sqlx::query!(
-                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
-                 UPDATE sinks s SET cursor = greatest(s.cursor, $4), cursor_at = clock_timestamp()
+                "WITH owner AS (SELECT shard, head FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
+                 UPDATE sinks s SET cursor = greatest(s.cursor, least($4, owner.head)), cursor_at = clock_timestamp()
                  FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
                 sink.as_str(),
                 shard,

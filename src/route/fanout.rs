@@ -85,6 +85,15 @@ impl Fanout {
         self.sinks().head
     }
 
+    /// Tells the sinks of a head that came without a batch: seqs up to it were found to be void.
+    pub fn raise(&self, head: Seq) {
+        let mut sinks = self.sinks();
+        sinks.head = sinks.head.max(head);
+        for outlet in &sinks.outlets {
+            outlet.head.send_if_modified(|known| head > std::mem::replace(known, head.max(*known)));
+        }
+    }
+
     fn sinks(&self) -> std::sync::MutexGuard<'_, Sinks> {
         self.0.sinks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,7 +180,7 @@ impl<R: ReadLedger> Feed for SinkFeed<R> {
             };
             if until > after {
                 let batch = self.ledger.read(self.shard, after, until, READ_EVENTS, READ_BYTES).await?;
-                if batch.after != after || batch.events.is_empty() {
+                if batch.after != after || batch.to() <= after {
                     return Err(unavailable(format!(
                         "events {}..={until} of shard {} were committed and are not there",
                         after.next(),
@@ -212,13 +221,14 @@ impl<R> fmt::Debug for SinkFeed<R> {
 
 /// The part of a batch after `after`, which lies in it.
 fn rest_of(batch: &Arc<Batch>, after: Seq) -> Arc<Batch> {
-    let Some(taken) = usize::try_from(after.since(batch.after)).ok().filter(|taken| *taken > 0) else {
+    let Some(taken) = usize::try_from(after.since(batch.start())).ok().filter(|taken| *taken > 0) else {
         return Arc::clone(batch);
     };
     Arc::new(Batch {
         shard: batch.shard,
         after,
         chain_before: batch.events[taken - 1].chain,
+        void: None,
         events: batch.events[taken..].to_vec(),
     })
 }

@@ -51,7 +51,7 @@ fn chain(seq: u64) -> Chain {
 }
 
 fn batch(after: u64, events: &[Recorded]) -> Batch {
-    Batch { shard: Shard(0), after: Seq(after), chain_before: chain(after), events: events.to_vec() }
+    Batch { shard: Shard(0), after: Seq(after), chain_before: chain(after), void: None, events: events.to_vec() }
 }
 
 fn recorded(seq: u64) -> Recorded {

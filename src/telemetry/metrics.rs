@@ -108,6 +108,8 @@ metrics! {
         "Time of one recording call, commit included.";
     Gauge LEDGER_BACKLOG_BYTES = "standpipe_ledger_backlog_bytes" ["shard"]
         "Bytes of recorded events that at least one configured sink has not taken.";
+    Counter LEDGER_VOID_SEQS_TOTAL = "standpipe_ledger_void_seqs_total" ["shard"]
+        "Seqs that became void because the ledger was rewound behind Kafka.";
     Gauge CHANNEL_DEPTH = "standpipe_channel_depth" ["channel"]
         "Events inside a bounded channel: source, or sink/NAME.";
     Gauge CHANNEL_CAPACITY = "standpipe_channel_capacity" ["channel"]
@@ -126,6 +128,8 @@ metrics! {
         "1 for the state that the sink is in: starting, running, retrying, paused, disabled, halted.";
     Counter KAFKA_TRANSACTIONS_TOTAL = "standpipe_kafka_transactions_total" ["sink", "outcome"]
         "Kafka transactions by outcome: committed, discarded.";
+    Counter KAFKA_REHYDRATIONS_TOTAL = "standpipe_kafka_rehydrations_total" ["sink"]
+        "Times that a sink found its way back to a ledger that was rewound behind it.";
     Histogram KAFKA_TRANSACTION_SECONDS = "standpipe_kafka_transaction_seconds" ["sink"]
         "Time from the begin of a Kafka transaction to its definite commit.";
     Counter WEBHOOK_ATTEMPTS_TOTAL = "standpipe_webhook_attempts_total" ["sink", "status_class"]

@@ -8,11 +8,12 @@ use super::metrics::values::{
     VENDOR_CLASSES,
 };
 use super::metrics::{
-    BLOCKED_SECONDS_TOTAL, DEAD_LETTERS, END_TO_END_SECONDS, GAPS_TOTAL, KAFKA_TRANSACTION_SECONDS,
-    KAFKA_TRANSACTIONS_TOTAL, LEDGER_BACKLOG_BYTES, LEDGER_COMMIT_SECONDS, LEDGER_EVENTS_TOTAL, SHARD_OWNED,
-    SINK_EVENTS_TOTAL, SINK_LAG_EVENTS, SINK_LAG_SECONDS, SINK_STATE, SOURCE_AT_TOP, SOURCE_EVENTS_TOTAL,
-    SOURCE_LAG_SECONDS, SOURCE_POLLS_TOTAL, SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL,
-    VENDOR_BUDGET_REMAINING, VENDOR_REQUESTS_TOTAL, WEBHOOK_ATTEMPTS_TOTAL, WEBHOOK_BREAKER_STATE,
+    BLOCKED_SECONDS_TOTAL, DEAD_LETTERS, END_TO_END_SECONDS, GAPS_TOTAL, KAFKA_REHYDRATIONS_TOTAL,
+    KAFKA_TRANSACTION_SECONDS, KAFKA_TRANSACTIONS_TOTAL, LEDGER_BACKLOG_BYTES, LEDGER_COMMIT_SECONDS,
+    LEDGER_EVENTS_TOTAL, LEDGER_VOID_SEQS_TOTAL, SHARD_OWNED, SINK_EVENTS_TOTAL, SINK_LAG_EVENTS, SINK_LAG_SECONDS,
+    SINK_STATE, SOURCE_AT_TOP, SOURCE_EVENTS_TOTAL, SOURCE_LAG_SECONDS, SOURCE_POLLS_TOTAL,
+    SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL, VENDOR_BUDGET_REMAINING, VENDOR_REQUESTS_TOTAL,
+    WEBHOOK_ATTEMPTS_TOTAL, WEBHOOK_BREAKER_STATE,
 };
 use crate::config::{Config, SinkKind};
 use crate::event::{AccountName, GapReason, Shard, SinkName, StreamKey};
@@ -69,6 +70,7 @@ pub fn stream(key: &StreamKey) {
 pub fn shard(shard: Shard) {
     gauge!(SHARD_OWNED, "shard" => shard.to_string()).increment(0.0);
     gauge!(LEDGER_BACKLOG_BYTES, "shard" => shard.to_string()).increment(0.0);
+    counter!(LEDGER_VOID_SEQS_TOTAL, "shard" => shard.to_string()).increment(0);
     drop(histogram!(LEDGER_COMMIT_SECONDS, "shard" => shard.to_string()));
 }
 
@@ -85,6 +87,7 @@ pub fn sink(name: &SinkName, kind: &SinkKind) {
             for outcome in TRANSACTION_OUTCOMES {
                 counter!(KAFKA_TRANSACTIONS_TOTAL, "sink" => sink(), "outcome" => outcome).increment(0);
             }
+            counter!(KAFKA_REHYDRATIONS_TOTAL, "sink" => sink()).increment(0);
             drop(histogram!(KAFKA_TRANSACTION_SECONDS, "sink" => sink()));
         }
         SinkKind::Webhook(_) => {

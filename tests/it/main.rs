@@ -14,6 +14,7 @@ mod kafka;
 mod ledger;
 mod operate;
 mod proof;
+mod rehydrate;
 mod source;
 mod webhook;
 mod whole;

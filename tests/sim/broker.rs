@@ -18,6 +18,7 @@ pub struct Message {
     pub seq: Seq,
     pub prev: Seq,
     pub chain: String,
+    pub traceparent: String,
     pub value: Vec<u8>,
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use standpipe::event::Seq;
+use standpipe::event::ports::Delivered;
+use standpipe::event::{DedupeKey, Seq};
 use standpipe::ledger::model::{Lost, Model};
 use standpipe::sink::kafka::{
     Cluster, Committed, Common, CursorFound, KafkaSinkError, PartitionEnd, Settings, Tails, TopicEnd, TopicInfo,
     TopicKind, Transaction, Transactions,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::broker::{Broker, FencedOff, Message, Place, Record, cursor};
@@ -86,7 +87,7 @@ impl Twin {
         Ok(high)
     }
 
-    async fn last_cursor(&self) -> Result<Option<Vec<u8>>, KafkaSinkError> {
+    async fn decided_cursor(&self) -> Result<Option<Vec<u8>>, KafkaSinkError> {
         let place = self.cursor_place();
         let high = self.decided(place.clone()).await?;
         let copy = self.ledger.look().sinks.get(&self.settings.sink).and_then(|sink| sink.row.cursor);
@@ -101,6 +102,11 @@ impl Twin {
         })
         .await
     }
+}
+
+fn found(last: Option<Vec<u8>>) -> CursorFound {
+    let cursor = last.map(|value| standpipe::sink::kafka::Cursor::from_json(&value));
+    CursorFound { low: 0, cursor, written_at: None }
 }
 
 fn silent(doing: &'static str) -> KafkaSinkError {
@@ -131,7 +137,7 @@ impl Cluster for Twin {
 
     async fn fence(&mut self) -> Result<TwinProducer, KafkaSinkError> {
         if self.world().has(Flaw::CursorBeforeInit) {
-            self.early = Some(Early(self.last_cursor().await?));
+            self.early = Some(Early(self.decided_cursor().await?));
         }
         let kept = self.kept.filter(|_| self.world().has(Flaw::ProducerKept));
         let epoch = match kept {
@@ -154,9 +160,47 @@ impl Cluster for Twin {
     async fn read_cursor(&mut self, _: &TwinProducer) -> Result<CursorFound, KafkaSinkError> {
         let last = match self.early.take() {
             Some(Early(early)) => early,
-            None => self.last_cursor().await?,
+            None => self.decided_cursor().await?,
         };
-        Ok(CursorFound { low: 0, cursor: last.map(|value| standpipe::sink::kafka::Cursor::from_json(&value)) })
+        Ok(found(last))
+    }
+
+    async fn last_cursor(&mut self) -> Result<CursorFound, KafkaSinkError> {
+        let place = self.cursor_place();
+        let last = self.ask("looking at the cursor", move |broker| {
+            let all = broker.committed(&place, 0, broker.shown(&place).stable);
+            all.into_iter().rev().find_map(|(_, record)| match record {
+                Record::Cursor(value) => Some(value),
+                Record::Event(_) => None,
+            })
+        });
+        Ok(found(last.await?))
+    }
+
+    async fn delivered(
+        &mut self,
+        tails: &Tails,
+        after: Seq,
+        upto: Seq,
+        parts: mpsc::Sender<Vec<Delivered>>,
+    ) -> Result<(), KafkaSinkError> {
+        for (topic, tail) in tails {
+            for number in (0..).take(tail.last.len()) {
+                let place: Place = (topic.clone(), number);
+                let high = self.decided(place.clone()).await?;
+                let all = self.ask("reading back", move |broker| broker.committed(&place, 0, high)).await?;
+                let ours = all.iter().filter_map(|(_, record)| match record {
+                    Record::Event(message) if message.seq > after && message.seq <= upto => {
+                        let key = DedupeKey(message.traceparent.split('-').nth(1)?.parse().ok()?);
+                        Some(Delivered { key, replay_of: Seq::ZERO })
+                    }
+                    _ => None,
+                });
+                // Nobody takes them any more where the sink was stopped.
+                drop(parts.send(ours.collect()).await);
+            }
+        }
+        Ok(())
     }
 
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
@@ -247,6 +291,7 @@ impl Client {
                     seq: Seq::ZERO,
                     prev: Seq::ZERO,
                     chain: String::new(),
+                    traceparent: String::new(),
                     value: out.value().to_vec(),
                 };
                 out.headers(&common, |name, value| {
@@ -256,6 +301,7 @@ impl Client {
                         "standpipe-seq" => message.seq = Seq(text().parse().unwrap()),
                         "standpipe-prev" => message.prev = Seq(text().parse().unwrap()),
                         "standpipe-chain" => message.chain = text(),
+                        "traceparent" => message.traceparent = text(),
                         _ => {}
                     }
                 });

@@ -173,7 +173,7 @@ impl Oracle {
             let stable = self.broker.shown(&place).stable;
             for (offset, record) in self.broker.committed(&place, from, stable) {
                 let Record::Event(message) = record else { continue };
-                let Message { id, seq, prev, chain, value } = message;
+                let Message { id, seq, prev, chain, value, .. } = message;
                 let event = ledger.event(seq).ok_or_else(|| format!("{seq} was delivered and is not recorded"))?;
                 let same = *event.id == id && event.body == value && event.chain.to_string() == chain;
                 hold(same, || format!("{seq} is not what was recorded"))?;

@@ -18,7 +18,7 @@ use standpipe::ledger::model::{Lost, Model, Wire, Work};
 use standpipe::ledger::{Held, Lease, Recorder};
 use standpipe::route::Fanout;
 use standpipe::sell::Vendor as SellClient;
-use standpipe::sink::kafka::{self, KafkaSink, KafkaSinkError};
+use standpipe::sink::kafka::{self, KafkaSink, KafkaSinkError, Runner};
 use standpipe::sink::webhook::{self, WebhookSink, WebhookSinkError};
 use standpipe::source::{self, Pace, SourceConfig, SourceError, SourceStatus};
 use time::OffsetDateTime;
@@ -240,6 +240,7 @@ impl Life<'_> {
             route: Arc::new(KAFKA_RULES),
             feed: fanout.feed(&name, Capacity::new(12, 1 << 20), self.ledger.clone()),
             book: self.ledger.clone(),
+            runner: Runner::new(Some(self.of.instance), false, Duration::from_secs(15)),
             clock: clock.clone(),
             stop: stop.clone(),
         };

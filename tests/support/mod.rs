@@ -8,4 +8,5 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod program;
 pub mod receiver;
+pub mod switch;
 pub mod wait;

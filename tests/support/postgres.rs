@@ -69,6 +69,56 @@ impl Postgres {
         self.url(&name)
     }
 
+    /// Everything in a database as it is now, as `pg_dump` sees it: a backup.
+    pub fn dump(&self, url: &str) -> PathBuf {
+        let file = keeper::directory("dump").join("backup");
+        run(Command::new(self.bin.join("pg_dump")).args(["-Fc", "-f"]).arg(&file).arg(url));
+        file
+    }
+
+    /// A new database out of a backup; gives its URL.
+    pub async fn restore(&self, backup: &Path) -> String {
+        let url = self.database().await;
+        run(Command::new(self.bin.join("pg_restore")).args(["--exit-on-error", "-d", &url]).arg(backup));
+        url
+    }
+
+    /// A streaming standby of this server, on a port of its own.
+    pub async fn standby(&self) -> Self {
+        let dir = keeper::directory("standby");
+        if is_root() {
+            run(Command::new("chown").arg("nobody").arg(&dir));
+        }
+        run(as_unprivileged(&self.bin.join("pg_basebackup"))
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-U",
+                "postgres",
+                "-p",
+                &self.port.to_string(),
+                "-R",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+            ])
+            .arg("-D")
+            .arg(dir.join("data"))
+            .current_dir(&dir));
+        let port = keeper::free_port();
+        let process = launch(&self.bin, &dir, port);
+        let server = Self { bin: self.bin.clone(), dir, port, process, databases: AtomicU32::new(1_000) };
+        server.wait_ready().await;
+        server
+    }
+
+    /// Runs a statement as the administrator.
+    pub async fn administer(&self, statement: &'static str) {
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        sqlx::raw_sql(statement).execute(&mut admin).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }

@@ -34,6 +34,7 @@ pub struct Daemon {
     port: u16,
     listen: u16,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
 }
 
 impl Daemon {
@@ -51,8 +52,21 @@ impl Daemon {
         std::fs::write(dir.join("standpipe.toml"), top + configuration + &server).expect("own directory");
         let environment: Vec<_> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let process = launch(&dir, &environment);
-        Self { process, dir, port, listen, environment }
+        let process = launch(&dir, &environment, &[]);
+        Self { process, dir, port, listen, environment, arguments: Vec::new() }
+    }
+
+    /// Starts the same instance again with more arguments of `run`.
+    pub fn start_again_as(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self.start_again();
+    }
+
+    /// Changes the configuration's text; the next start reads it.
+    pub fn reconfigure(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config()).expect("own file");
+        assert!(text.contains(from), "{from} is not in {text}");
+        std::fs::write(self.config(), text.replace(from, to)).expect("own directory");
     }
 
     /// Starts the same instance again after its end.
@@ -64,7 +78,7 @@ impl Daemon {
     /// The same with other variables.
     pub fn start_again_with(&mut self, environment: Vec<(String, String)>) {
         self.environment = environment;
-        self.process = launch(&self.dir, &self.environment);
+        self.process = launch(&self.dir, &self.environment, &self.arguments);
     }
 
     pub fn config(&self) -> PathBuf {
@@ -109,9 +123,9 @@ impl Daemon {
     }
 }
 
-fn launch(dir: &Path, environment: &[(String, String)]) -> Process {
+fn launch(dir: &Path, environment: &[(String, String)], arguments: &[String]) -> Process {
     let mut command = command();
-    command.arg("run").arg("--config").arg(dir.join("standpipe.toml"));
+    command.arg("run").arg("--config").arg(dir.join("standpipe.toml")).args(arguments);
     command.envs(environment.iter().map(|(key, value)| (key, value))).current_dir(dir);
     Process::start("standpipe run", &mut command, &dir.join("log"))
 }

@@ -307,7 +307,7 @@ impl Stage {
         step("the daemon, with a PostgreSQL of its own".to_owned())?;
         let (config, rules) = (Arc::new(loaded.config), Arc::new(rules));
         let notice = kafka.as_ref().map(|_| BROKER_CAVEAT);
-        let program = Program { config, rules, metrics, clock, reloads: None, notice };
+        let program = Program { config, rules, metrics, clock, adopt: false, reloads: None, notice };
         Ok(Self { kafka, brokers, topic_prefix, config_file, state_dir, program, place })
     }
 

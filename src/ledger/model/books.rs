@@ -74,8 +74,9 @@ impl SinkBook for Model {
     async fn keep_cursor(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
         let sink = sink.clone();
         self.write("keeping a sink's cursor", owner, move |state| {
+            let head = state.head();
             let row = &mut state.sinks.get_mut(&sink).ok_or_else(|| fenced(owner))?.row;
-            row.cursor = row.cursor.max(Some(cursor));
+            row.cursor = row.cursor.max(Some(cursor.min(head)));
             Ok(())
         })
         .await

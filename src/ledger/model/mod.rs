@@ -7,8 +7,9 @@
 
 mod books;
 mod record;
+mod rehydrate;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,10 +21,12 @@ use uuid::Uuid;
 
 use super::database::within;
 use crate::clock::Clock;
-use crate::event::ports::{ChainAt, Dialect, LedgerError, NewDeadLetter, Ownership, SinkRow, SinkState, StreamRow};
+use crate::event::ports::{
+    ChainAt, Delivered, Dialect, LedgerError, NewDeadLetter, Ownership, Rehydration, SinkRow, SinkState, StreamRow,
+};
 use crate::event::{
     AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Recorded, Rejected, Seq,
-    Shard, SinkName, StreamKey,
+    Shard, SinkName, StreamKey, Void,
 };
 
 /// A call that was not answered: whether it was carried out cannot be told.
@@ -86,6 +89,14 @@ pub struct State {
     pub lease: Option<(Uuid, OffsetDateTime)>,
     /// Every event ever recorded; `oldest` says from where on they are kept.
     pub events: Vec<Recorded>,
+    /// Seqs without an event: the one before them, and what stands at their end.
+    pub voids: Vec<(Seq, Void)>,
+    /// The ways back of sinks, and whether each is done.
+    pub ways: Vec<(SinkName, Rehydration, bool)>,
+    /// What sinks have delivered and the ledger has lost.
+    pub skips: BTreeSet<(SinkName, Delivered)>,
+    /// Replays that sinks wished for on their way back.
+    pub reclaimed: Vec<(SinkName, Seq)>,
     /// The oldest event kept.
     pub oldest: Seq,
     /// The streams.
@@ -159,6 +170,10 @@ impl Model {
             epoch: Epoch(0),
             lease: None,
             events: Vec::new(),
+            voids: Vec::new(),
+            ways: Vec::new(),
+            skips: BTreeSet::new(),
+            reclaimed: Vec::new(),
             oldest: Seq(1),
             streams: BTreeMap::new(),
             sinks: BTreeMap::new(),
@@ -255,20 +270,27 @@ impl State {
     /// The newest event.
     #[must_use]
     pub fn head(&self) -> Seq {
-        self.events.last().map_or(Seq::ZERO, |last| last.seq)
+        let last = self.events.last().map_or(Seq::ZERO, |last| last.seq);
+        self.voids.last().map_or(last, |(_, void)| last.max(void.to))
     }
 
     /// The chain at `head`.
     #[must_use]
     pub fn chain(&self) -> Chain {
-        self.events.last().map_or(Chain::start(self.id), |last| last.chain)
+        let last = self.events.last().map_or((Seq::ZERO, Chain::start(self.id)), |last| (last.seq, last.chain));
+        self.voids.last().filter(|(_, void)| void.to > last.0).map_or(last.1, |(_, void)| void.chain)
+    }
+
+    /// The void that begins after `seq` or has begun before it and reaches beyond it.
+    #[must_use]
+    pub fn void_after(&self, seq: Seq) -> Option<Void> {
+        self.voids.iter().find(|(before, void)| *before <= seq && void.to > seq).map(|(_, void)| *void)
     }
 
     /// The event at a seq, kept or not.
     #[must_use]
     pub fn event(&self, seq: Seq) -> Option<&Recorded> {
-        let at = usize::try_from(seq.0.checked_sub(1)?).ok()?;
-        self.events.get(at).filter(|event| event.seq == seq)
+        self.events.binary_search_by_key(&seq, |event| event.seq).ok().map(|at| &self.events[at])
     }
 
     /// The chain at a seq.
@@ -281,7 +303,10 @@ impl State {
         } else if seq == Seq::ZERO {
             ChainAt::Known(Chain::start(self.id))
         } else {
-            self.event(seq).map_or(ChainAt::Expired, |event| ChainAt::Known(event.chain))
+            let void = self.voids.iter().find(|(_, void)| void.to == seq).map(|(_, void)| void.chain);
+            let known = void.or_else(|| self.event(seq).map(|event| event.chain));
+            let missing = if self.void_after(seq).is_some() { ChainAt::Void } else { ChainAt::Expired };
+            known.map_or(missing, ChainAt::Known)
         }
     }
 }

@@ -258,10 +258,12 @@ impl ReadLedger for Model {
                 let why = format!("events after seq {after} are no longer kept");
                 return Err(LedgerError::Refused { doing, why });
             };
-            let mut batch = Batch { shard, after, chain_before, events: Vec::new() };
+            let void = state.void_after(after).filter(|_| after < until);
+            let mut batch = Batch { shard, after, chain_before, void, events: Vec::new() };
             let mut bytes = 0;
             for event in state.events.iter().filter(|event| event.seq > after && event.seq <= until) {
-                if batch.events.len() >= max_events.max(1) || bytes >= max_bytes.max(1) {
+                let ends = event.seq != batch.to().next();
+                if ends || batch.events.len() >= max_events.max(1) || bytes >= max_bytes.max(1) {
                     break;
                 }
                 bytes += event.body.len();

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::super::database::{Session, failed, seq_from_db, seq_to_db, shard_to_db, within};
 use super::super::open::Ledger;
+use super::super::voids::void_after;
 use crate::event::ports::LedgerError;
 use crate::event::{MAX_POSITION_BYTES, Position, Seq, Shard, SinkName, StreamKey};
 
@@ -149,6 +150,11 @@ impl Ledger {
                 let wanted = cursor.next();
                 return Ok(Err(OrderError::Outside { shard, wanted, oldest: oldest.next(), newest: newest.next() }));
             }
+            // Within a void there is no place: what comes next stands behind it.
+            let cursor = match void_after(&mut session, shard_to_db(shard), cursor).await? {
+                Some(void) => void.to,
+                None => cursor,
+            };
             let done = sqlx::query!(
                 "UPDATE sinks SET seek_to = $3, seek_reason = 'sought' WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
@@ -201,6 +207,8 @@ impl Ledger {
 async fn forget(session: &mut Session, sink: &SinkName) -> Result<(), sqlx::Error> {
     sqlx::query!("DELETE FROM sinks WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
     sqlx::query!("DELETE FROM dead_letters WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
+    sqlx::query!("DELETE FROM skips WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
+    sqlx::query!("DELETE FROM rehydrations WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
     // Its deliveries went with its row.
     sqlx::query!("DELETE FROM attempts WHERE sink = $1", sink.as_str()).execute(&mut **session).await?;
     Ok(())

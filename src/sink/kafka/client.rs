@@ -9,6 +9,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::cluster::{Cluster, CursorFound, TopicEnd, TopicInfo, TopicKind};
@@ -16,7 +17,9 @@ use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::{KafkaSinkError, code_of};
 use super::producer::Producer;
-use super::{look, thread, topics};
+use super::{look, tail, thread, topics};
+use crate::event::Seq;
+use crate::event::ports::Delivered;
 
 /// Events of a client that are looked through for the reason of a failure.
 const SERVED: usize = 10_000;
@@ -67,6 +70,25 @@ impl Cluster for KafkaCluster {
     async fn read_cursor(&mut self, _fenced: &Producer) -> Result<CursorFound, KafkaSinkError> {
         let settings = self.settings.clone();
         thread::call("reading the cursor", 3 * TRANSACTION_TIMEOUT, move || look::cursor(&settings)).await
+    }
+
+    async fn last_cursor(&mut self) -> Result<CursorFound, KafkaSinkError> {
+        let settings = self.settings.clone();
+        thread::call("looking at the cursor", 3 * ADMIN_TIMEOUT, move || look::cursor_now(&settings)).await
+    }
+
+    async fn delivered(
+        &mut self,
+        tails: &Tails,
+        after: Seq,
+        upto: Seq,
+        found: mpsc::Sender<Vec<Delivered>>,
+    ) -> Result<(), KafkaSinkError> {
+        let (settings, tails) = (self.settings.clone(), tails.clone());
+        thread::call("reading back what was delivered", tail::LIMIT, move || {
+            tail::delivered(&settings, &tails, after, upto, &found)
+        })
+        .await
     }
 
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {

@@ -7,10 +7,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+
 use super::cursor::{Cursor, CursorError, Tails};
 use super::error::KafkaSinkError;
 use super::message::Outgoing;
 use crate::event::Seq;
+use crate::event::ports::Delivered;
 
 /// Everything of one Kafka transaction: the messages, in order, and the cursor that passes them (INV-7).
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct CursorFound {
     pub low: i64,
     /// The last committed cursor, if any.
     pub cursor: Option<Result<Cursor, CursorError>>,
+    /// When it was written, by its writer's clock, where Kafka tells.
+    pub written_at: Option<OffsetDateTime>,
 }
 
 /// A topic that can be written to.
@@ -106,6 +112,21 @@ pub trait Cluster: Send {
         &mut self,
         fenced: &Self::Producer,
     ) -> impl Future<Output = Result<CursorFound, KafkaSinkError>> + Send;
+
+    /// The last committed cursor as anybody sees it, without a fence: whoever owned it may still be writing. Only good for
+    /// looking before a fence whether somebody is; an absent topic is an absent cursor.
+    fn last_cursor(&mut self) -> impl Future<Output = Result<CursorFound, KafkaSinkError>> + Send;
+
+    /// Reads back what this shard has delivered to the partitions of `tails` in `after + 1 ..= upto`, and hands it over in
+    /// parts of some thousands. Fails as [`Stop::TailTooShort`](super::verify::Stop) where a partition does not hold all
+    /// of it any more; ends early when nobody takes the parts.
+    fn delivered(
+        &mut self,
+        tails: &Tails,
+        after: Seq,
+        upto: Seq,
+        found: mpsc::Sender<Vec<Delivered>>,
+    ) -> impl Future<Output = Result<(), KafkaSinkError>> + Send;
 
     /// The ends of topics, read back in each partition to the expected last seq, to its beginning, or to a bound.
     fn ends(&mut self, expected: &Tails) -> impl Future<Output = Result<Vec<TopicEnd>, KafkaSinkError>> + Send;

@@ -42,6 +42,8 @@ pub struct Settings {
     pub shards: u16,
     /// The ledger.
     pub ledger: LedgerId,
+    /// The instance that runs it, which its cursors name.
+    pub instance: Option<uuid::Uuid>,
     /// `<deployment>-<ledger id, 8 hex>-<sink>-<shard>`
     pub transactional_id: String,
     /// The sink's cursor topic.
@@ -68,6 +70,7 @@ impl Settings {
             shard,
             shards,
             ledger,
+            instance: None,
             transactional_id: format!("{deployment}-{}-{sink}-{shard}", ledger.short()),
             cursor_topic: cursor_topic(deployment, sink.as_str()),
             control_topic: control_topic(deployment),

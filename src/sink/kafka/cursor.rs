@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use uuid::Uuid;
 
 use crate::event::{Chain, LedgerId, Seq, Shard};
 
@@ -13,7 +14,8 @@ const VERSION: u32 = 1;
 /// A sink's place in its shard, and what it has last written where.
 ///
 /// As JSON, in version 1: `{"version":1,"ledger":UUID,"shard":0,"seq":7,"chain":HEX,"topics":{"sell.deal":
-/// {"partitions":6,"last":{"0":5,"4":7}}}}`. A partition without a message of this shard has no entry in `last`.
+/// {"partitions":6,"last":{"0":5,"4":7}}},"owner":UUID}`. A partition without a message of this shard has no entry in
+/// `last`; `owner` is the writing instance, absent where an older program wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     version: u32,
@@ -28,6 +30,9 @@ pub struct Cursor {
     pub chain: Chain,
     /// Every topic that was written to.
     pub topics: Tails,
+    /// The instance that wrote it; none where an older program did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Uuid>,
 }
 
 /// What a sink has last written to each topic.
@@ -69,7 +74,13 @@ impl Cursor {
     /// A cursor at a place.
     #[must_use]
     pub const fn new(ledger: LedgerId, shard: Shard, seq: Seq, chain: Chain, topics: Tails) -> Self {
-        Self { version: VERSION, ledger, shard, seq, chain, topics }
+        Self { version: VERSION, ledger, shard, seq, chain, topics, owner: None }
+    }
+
+    /// The same, written by an instance.
+    #[must_use]
+    pub fn by(self, owner: Option<Uuid>) -> Self {
+        Self { owner, ..self }
     }
 
     /// The message's value.
@@ -157,6 +168,10 @@ mod tests {
             )
         );
         assert_eq!(Cursor::from_json(json.as_bytes()).unwrap(), cursor);
+        let owned = cursor.clone().by(Some(uuid::Uuid::nil()));
+        let with_owner = json.replace("}}}}", r#"}}},"owner":"00000000-0000-0000-0000-000000000000"}"#);
+        assert_eq!(String::from_utf8(owned.to_json()).unwrap(), with_owner);
+        assert_eq!(Cursor::from_json(with_owner.as_bytes()).unwrap(), owned);
         let newer = json.replace(r#""version":1"#, r#""version":2"#);
         assert!(matches!(Cursor::from_json(newer.as_bytes()), Err(CursorError::Newer(2))));
         assert!(matches!(Cursor::from_json(b"{}"), Err(CursorError::Malformed(_))));

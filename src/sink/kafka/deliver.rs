@@ -4,6 +4,7 @@
 //! yes alone; any error ends the loop, and the producer with it (INV-9). W, the ledger's copy, follows later, off this
 //! path: it may lag behind C by any number of events, and is never ahead of it.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::place::{Place, Placed};
 use super::run::Session;
 use super::verify::Stop;
 use crate::config::NewProducer;
-use crate::event::ports::{Feed, LedgerError, SinkBook, SinkRow};
+use crate::event::ports::{Delivered, Feed, LedgerError, RehydrateBook, SinkBook, SinkRow};
 use crate::event::{Batch, Seq};
 
 /// Events of one transaction, at most.
@@ -69,6 +70,8 @@ struct Loop<'s, C: Cluster, F, B> {
     in_flight: Option<InFlight>,
     /// A batch that did not fit whole, and how far it was taken.
     rest: Option<(Arc<Batch>, usize)>,
+    /// What of that batch was delivered before the ledger lost it.
+    skips: HashSet<Delivered>,
     kept: Seq,
     keeping: Option<Pending<Result<Seq, LedgerError>>>,
     looking: Option<Pending<Result<SinkRow, LedgerError>>>,
@@ -78,7 +81,7 @@ struct Loop<'s, C: Cluster, F, B> {
 }
 
 /// Delivers until it is told to stop, an operator wants something else, or something fails.
-pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook>(
+pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     session: &mut Session<F, B>,
     cluster: &mut C,
     placed: Placed<C::Producer>,
@@ -94,6 +97,7 @@ pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook>(
         place,
         in_flight: None,
         rest: None,
+        skips: HashSet::new(),
         keeping: None,
         looking: None,
         last_commit: now,
@@ -111,7 +115,7 @@ pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook>(
     ended.and_then(|end| discarded.map(|()| end))
 }
 
-impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
+impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
     async fn run(&mut self) -> Result<End, KafkaSinkError> {
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,6 +151,7 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
                 batch = self.session.feed.next(self.draft.place.seq), if wants_more => {
                     let batch = batch?;
                     let at = entry(&batch, &self.draft.place)?;
+                    self.skips = skips_of(self.session, &batch).await?;
                     self.rest = Some((batch, at));
                 }
                 () = std::future::ready(()), if may_send => self.send().await?,
@@ -180,7 +185,8 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
         let room = self.draft.has_room(self.session.limit);
         let Some((batch, at)) = self.rest.take_if(|_| room && self.leaving.is_none()) else { return Ok(()) };
         let Session { limit, rules, known, settings, .. } = &mut *self.session;
-        let mut means = Means { max_messages: *limit, rules: &**rules, known, cluster: self.cluster, settings };
+        let skips = &self.skips;
+        let mut means = Means { max_messages: *limit, rules: &**rules, skips, known, cluster: self.cluster, settings };
         let at = self.draft.take(&batch, at, &mut means).await?;
         if at < batch.events.len() {
             self.rest = Some((batch, at));
@@ -239,6 +245,7 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
         meters.committed.increment(1);
         meters.transaction.record(committed.took);
         meters.filtered.increment(draft.filtered);
+        meters.skipped.increment(draft.skipped);
         meters.truncated.increment(draft.truncated);
         meters.dead_letters.increment(draft.letters.len() as u64);
         meters.delivered.increment((sent.len() as u64).saturating_sub(draft.truncated));
@@ -322,6 +329,18 @@ impl<C: Cluster, F: Feed, B: SinkBook> Loop<'_, C, F, B> {
         let oldest = self.in_flight.as_ref().map_or(self.draft.oldest, |in_flight| in_flight.draft.oldest);
         self.session.tell_lag(self.place.seq, oldest);
     }
+}
+
+/// What of a batch the sink delivered before the ledger was rewound; nothing is asked where it never was.
+async fn skips_of<F: Feed, B: SinkBook + RehydrateBook>(
+    session: &Session<F, B>,
+    batch: &Batch,
+) -> Result<HashSet<Delivered>, LedgerError> {
+    if !session.skipping {
+        return Ok(HashSet::new());
+    }
+    let events: Vec<Delivered> = batch.events.iter().map(Delivered::of).collect();
+    within("asking for skips", session.book.skips(&session.sink, session.owner.shard, &events)).await
 }
 
 /// The outcome of what is in flight; for ever pending where nothing is.

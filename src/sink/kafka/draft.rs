@@ -15,7 +15,7 @@ use super::message::Outgoing;
 use super::partition::partition_of;
 use super::place::Place;
 use super::verify::Stop;
-use crate::event::ports::{Decision, LedgerError, NewDeadLetter, Route};
+use crate::event::ports::{Decision, Delivered, LedgerError, NewDeadLetter, Route};
 use crate::event::{Batch, Recorded, Seq};
 
 /// Bytes of a transaction, about, at most.
@@ -36,6 +36,8 @@ pub(super) struct Draft {
     pub(super) letters: Vec<NewDeadLetter>,
     pub(super) bytes: usize,
     pub(super) filtered: u64,
+    /// Delivered before the ledger lost them.
+    pub(super) skipped: u64,
     pub(super) truncated: u64,
     /// When the first message came in.
     pub(super) since: Option<Instant>,
@@ -57,6 +59,7 @@ pub(super) struct Known {
 pub(super) struct Means<'s, C> {
     pub(super) max_messages: usize,
     pub(super) rules: &'s dyn Route,
+    pub(super) skips: &'s HashSet<Delivered>,
     pub(super) known: &'s mut Known,
     pub(super) cluster: &'s mut C,
     pub(super) settings: &'s Settings,
@@ -72,6 +75,7 @@ impl Draft {
             letters: Vec::new(),
             bytes: 0,
             filtered: 0,
+            skipped: 0,
             truncated: 0,
             since: None,
             oldest: None,
@@ -91,7 +95,7 @@ impl Draft {
     /// The transaction, with the cursor that passes it; the draft is left without its messages.
     pub(super) fn transaction(&mut self, settings: &Settings) -> Transaction {
         let Place { seq, chain, tails } = &self.place;
-        let cursor = Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone());
+        let cursor = Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone()).by(settings.instance);
         Transaction { messages: std::mem::take(&mut self.messages), cursor: cursor.to_json() }
     }
 
@@ -102,11 +106,20 @@ impl Draft {
         mut at: usize,
         means: &mut Means<'_, C>,
     ) -> Result<usize, KafkaSinkError> {
+        if let Some(void) = batch.void.filter(|void| at == 0 && self.place.seq < void.to) {
+            (self.place.seq, self.place.chain) = (void.to, void.chain);
+        }
         while let Some(event) = batch.events.get(at).filter(|_| self.has_room(means.max_messages)) {
             if event.seq != self.place.seq.next() {
                 return Err(moved(batch, format!("event {} follows {}", event.seq, self.place.seq)));
             }
             self.oldest.get_or_insert(event.recorded_at);
+            if !means.skips.is_empty() && means.skips.contains(&Delivered::of(event)) {
+                self.skipped += 1;
+                (self.place.seq, self.place.chain) = (event.seq, event.chain);
+                at += 1;
+                continue;
+            }
             match means.rules.decide(event) {
                 Ok(Decision::Filtered) => self.filtered += 1,
                 Ok(Decision::Deliver(address)) => {
@@ -172,11 +185,16 @@ impl Draft {
 
 /// Where a batch goes on behind `place`: the chain must link there, else the ledger is another one (INV-8).
 pub(super) fn entry(batch: &Batch, place: &Place) -> Result<usize, KafkaSinkError> {
-    let Some(at) = place.seq.0.checked_sub(batch.after.0).and_then(|at| usize::try_from(at).ok()) else {
-        return Err(moved(batch, format!("events behind {} follow {}", batch.after, place.seq)));
+    // Before a void the batch links at its beginning, behind it at the void's end.
+    let (link, before) = match batch.void.filter(|_| place.seq != batch.after) {
+        Some(void) => (void.to, void.chain),
+        None => (batch.after, batch.chain_before),
+    };
+    let Some(at) = place.seq.0.checked_sub(link.0).and_then(|at| usize::try_from(at).ok()) else {
+        return Err(moved(batch, format!("events behind {link} follow {}", place.seq)));
     };
     let chain = match at.checked_sub(1) {
-        None => Some(batch.chain_before),
+        None => Some(before),
         Some(before) => batch.events.get(before).map(|event| event.chain),
     };
     if chain != Some(place.chain) {
@@ -187,7 +205,7 @@ pub(super) fn entry(batch: &Batch, place: &Place) -> Result<usize, KafkaSinkErro
 
 /// The ledger is not what it was when the sink was verified: everything starts anew, and verifies again.
 pub(super) fn moved(batch: &Batch, why: String) -> KafkaSinkError {
-    KafkaSinkError::Ledger(LedgerError::Fenced { shard: batch.shard, why })
+    KafkaSinkError::Ledger(LedgerError::Moved { shard: batch.shard, why })
 }
 
 async fn topic_info<C: Cluster>(

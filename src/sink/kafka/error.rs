@@ -55,7 +55,7 @@ pub enum KafkaSinkError {
         source: KafkaError,
     },
     /// Whether a transaction is committed cannot be told from here: the next start reads it from the cursor (INV-9).
-    #[error("the outcome of a transaction is open: {why}")]
+    #[error("the outcome of a transaction is open: {why}{}", source.as_ref().map_or("", remedy))]
     Doubt {
         /// What happened.
         why: String,
@@ -97,6 +97,20 @@ pub enum KafkaSinkError {
     /// Kafka and the ledger disagree, so that going on could lose or repeat events.
     #[error(transparent)]
     Stop(#[from] Stop),
+    /// The ledger was rewound, or is a copy, and another instance wrote to the sink's cursor a moment ago.
+    #[error(
+        "the ledger does not know what `{topic}` says, and the instance {owner} wrote there {seconds} s ago: this ledger \
+         is a copy, or the other one still runs. Stop one of them: this one goes on by itself when the other has been \
+         silent for two lease times, or at once with `standpipe run --adopt`"
+    )]
+    AnotherWrites {
+        /// The cursor topic.
+        topic: String,
+        /// The other instance.
+        owner: uuid::Uuid,
+        /// How long ago.
+        seconds: i64,
+    },
     /// The producer's settings are out of date (a smaller topic, a day without a transaction): start again.
     #[error("a new producer is due: {why}")]
     Renewal {
@@ -141,6 +155,7 @@ impl KafkaSinkError {
             | Self::Doubt { .. }
             | Self::TooLarge { .. }
             | Self::Hanging { .. }
+            | Self::AnotherWrites { .. }
             | Self::Topic { .. } => Disposition::Retry,
             Self::Renewal { .. } => Disposition::Renew,
             Self::Fenced { .. } => Disposition::Contend,

@@ -9,6 +9,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::client::Looker;
@@ -69,20 +70,41 @@ impl Views {
 /// The last committed cursor of the shard.
 pub(super) fn cursor(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
     let views = Views::new(settings)?;
-    let topic = settings.cursor_topic.as_str();
-    let partition = i32::from(settings.shard.0);
+    let (topic, partition) = (settings.cursor_topic.as_str(), i32::from(settings.shard.0));
     let decided = views.decided(topic, partition, Instant::now() + 2 * TRANSACTION_TIMEOUT)?;
+    last_of(&views.committed, settings, decided)
+}
+
+/// The last cursor that is committed now, whatever else may be under way.
+pub(super) fn cursor_now(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
+    let committed = Looker::new(settings, Isolation::Committed)?;
+    let (topic, partition) = (settings.cursor_topic.as_str(), i32::from(settings.shard.0));
+    let there = committed.partitions(topic, Instant::now() + ADMIN_TIMEOUT)?;
+    if there.is_none_or(|count| count <= partition) {
+        return Ok(CursorFound { low: 0, cursor: None, written_at: None });
+    }
+    let (low, high) = committed
+        .consumer
+        .fetch_watermarks(topic, partition, ADMIN_TIMEOUT)
+        .map_err(|error| committed.failed(format!("asking for the watermarks of `{topic}`"), error))?;
+    last_of(&committed, settings, Decided { low, high })
+}
+
+fn last_of(committed: &Looker, settings: &Settings, decided: Decided) -> Result<CursorFound, KafkaSinkError> {
+    let (topic, partition) = (settings.cursor_topic.as_str(), i32::from(settings.shard.0));
     let mut step = FIRST_STEP;
     loop {
         let from = decided.low.max(decided.high - step);
-        let mut last = None;
-        read(&views.committed, topic, &[(partition, from, decided.high)], |message| {
+        let (mut cursor, mut written_at) = (None, None);
+        read(committed, topic, &[(partition, from, decided.high)], |message| {
             if let Some(value) = message.payload() {
-                last = Some(Cursor::from_json(value));
+                cursor = Some(Cursor::from_json(value));
+                let millis = message.timestamp().to_millis().map(i128::from);
+                written_at = millis.and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(at * 1_000_000).ok());
             }
         })?;
-        if last.is_some() || from <= decided.low {
-            return Ok(CursorFound { low: decided.low, cursor: last });
+        if cursor.is_some() || from <= decided.low {
+            return Ok(CursorFound { low: decided.low, cursor, written_at });
         }
         step *= 8;
     }
@@ -157,16 +179,18 @@ fn look_back(
 }
 
 /// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote.
-fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
-    let headers = message.headers()?;
-    let value = |name: &str| {
-        let header = headers.iter().find(|header| header.key == name)?;
-        std::str::from_utf8(header.value?).ok()
-    };
+pub(super) fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
+    let value = |name: &str| header(message, name);
     if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
         return None;
     }
     Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))
+}
+
+/// The value of a message's header, where it is text.
+pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
+    let header = message.headers()?.iter().find(|header| header.key == name)?;
+    std::str::from_utf8(header.value?).ok()
 }
 
 /// Reads partitions of one topic from an offset up to another, all at once, in the order of each partition.

@@ -210,7 +210,8 @@ mod tests {
             body: Bytes::copy_from_slice(body.as_bytes()),
             replay: replay.map(Box::new),
         };
-        let batch = Batch { shard: Shard(2), after: Seq(41), chain_before: Chain([0; 32]), events: vec![event] };
+        let batch =
+            Batch { shard: Shard(2), after: Seq(41), chain_before: Chain([0; 32]), void: None, events: vec![event] };
         let user = vec![
             (Arc::from("team"), "crm".to_owned()),
             (Arc::from("Standpipe-Seq"), "1".to_owned()),

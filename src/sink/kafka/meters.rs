@@ -13,6 +13,7 @@ use crate::telemetry::metrics as names;
 pub(super) struct Meters {
     pub(super) delivered: Counter,
     pub(super) filtered: Counter,
+    pub(super) skipped: Counter,
     pub(super) truncated: Counter,
     pub(super) dead_letters: Counter,
     pub(super) committed: Counter,
@@ -38,6 +39,7 @@ impl Meters {
         Self {
             delivered: events("delivered"),
             filtered: events("filtered"),
+            skipped: events("skipped"),
             truncated: events("truncated"),
             dead_letters: events("dead-letter"),
             committed: transactions("committed"),

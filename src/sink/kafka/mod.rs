@@ -11,6 +11,7 @@
 //!   takes, and every producer goes that way, also after a lost ledger connection, because a fail-over can rewind a
 //!   running ledger.
 //! - INV-9: what is not a definite yes discards the producer. The next start reads what became of it.
+//! - INV-18: a ledger that was rewound behind the sink is not followed back: [`rehydrate`] finds the way on.
 //! - INV-15: whatever fails here is this sink's own trouble: it is reported, and tried again or waited out here.
 //!   Only a lost ledger, a lost shard and a client that hangs for the third time go up.
 //!
@@ -31,7 +32,10 @@ mod partition;
 mod place;
 mod producer;
 mod proof;
+mod rehydrate;
 mod run;
+mod runner;
+mod tail;
 mod thread;
 mod topics;
 mod verify;
@@ -47,5 +51,6 @@ pub use error::{Disposition, KafkaSinkError, MAX_ABANDONED};
 pub use message::{Common, Outgoing};
 pub use partition::partition_of;
 pub use proof::{Fault, Finding, MAX_FINDINGS, Proof, Question, prove};
-pub use run::{KafkaSink, run, run_on};
+pub use run::{KafkaSink, LastWriter, last_writer, run, run_on};
+pub use runner::Runner;
 pub use verify::Stop;

@@ -4,14 +4,20 @@
 //! watermark of the cursor partition, and only when everything below it is decided the last cursor in it. Only then
 //! the comparison with the ledger. Reading the cursor before the fence would miss what an older owner still commits.
 
+use time::OffsetDateTime;
+
 use crate::config::SinkStart;
-use crate::event::ports::{ChainAt, LedgerError, Ownership, ShardBounds, SinkBook, SinkRow};
+use crate::event::ports::{
+    ChainAt, Feed, LedgerError, Ownership, RehydrateBook, Route, ShardBounds, SinkBook, SinkRow,
+};
 use crate::event::{Chain, Seq, SinkName};
 
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
 use super::cursor::{Cursor, Tails};
 use super::error::KafkaSinkError;
+use super::rehydrate::{is_rewound, refuse_another, rehydrate};
+use super::runner::Runner;
 use super::verify::{Stop, Verdict, compare, found_tails, judge};
 
 /// Where a sink stands in its shard: what its last committed cursor says.
@@ -40,22 +46,27 @@ impl<P> Placed<P> {
 }
 
 /// What a start needs to know.
-#[derive(Debug)]
 pub(super) struct Start<'s, B> {
     pub(super) settings: &'s Settings,
     pub(super) sink: &'s SinkName,
     pub(super) owner: Ownership,
     pub(super) begin: SinkStart,
+    pub(super) rules: &'s dyn Route,
+    pub(super) runner: &'s Runner,
+    /// By the wall clock.
+    pub(super) now: OffsetDateTime,
     pub(super) book: &'s B,
 }
 
 /// Fences, reads the cursor, verifies it, and carries out an operator's seek.
-pub(super) async fn place<C: Cluster, B: SinkBook>(
+pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cluster: &mut C,
+    feed: &mut F,
     row: &SinkRow,
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
     let settings = start.settings;
+    look_first(start, cluster).await?;
     if !cluster.cursor_topic(false).await? {
         let copy = row.cursor.unwrap_or(Seq::ZERO);
         // A cluster that may be the wrong one gets no topic of ours.
@@ -65,21 +76,45 @@ pub(super) async fn place<C: Cluster, B: SinkBook>(
         cluster.cursor_topic(true).await?;
     }
     let producer = cluster.fence().await?;
-    let found = cluster.read_cursor(&producer).await?;
+    let mut found = cluster.read_cursor(&producer).await?;
     let bounds = start.book.bounds(settings.shard).await?;
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
     }
-    let cursor = found.cursor.transpose()?;
+    if let Some(Ok(cursor)) = &found.cursor
+        && cursor.ledger != bounds.ledger
+        && start.runner.adopt
+    {
+        tracing::warn!(
+            sink = %start.sink, shard = %settings.shard, of = %cursor.ledger,
+            "the cursor of another ledger is taken over (--adopt)"
+        );
+        return adopt(start, producer, row, &bounds).await;
+    }
+    let rewound = match &found.cursor {
+        Some(Ok(cursor)) => is_rewound(start, cursor, &bounds).await?,
+        _ => false,
+    };
+    if rewound {
+        refuse_another(start, &found)?;
+    }
+    let cursor = found.cursor.take().transpose()?;
     let chain = match &cursor {
         Some(cursor) if cursor.ledger == bounds.ledger && cursor.seq <= bounds.head => {
             Some(start.book.chain_at(settings.shard, cursor.seq).await?)
         }
         _ => None,
     };
-    let verdict = judge(&settings.cursor_topic, found.low, cursor.as_ref(), row.cursor, &bounds, chain)?;
+    let verdict = if rewound {
+        Verdict::Rehydrate
+    } else {
+        judge(&settings.cursor_topic, found.low, cursor.as_ref(), row.cursor, &bounds, chain)?
+    };
     match (verdict, cursor) {
         (Verdict::FirstStart, _) | (_, None) => first(start, producer, &bounds).await,
+        (Verdict::Rehydrate, Some(cursor)) => {
+            rehydrate(start, cluster, producer, feed, (cursor, row.cursor), &bounds).await
+        }
         (verdict, Some(cursor)) => {
             let ends = cluster.ends(&cursor.topics).await?;
             compare(&cursor, &settings.control_topic, &ends)?;
@@ -89,6 +124,34 @@ pub(super) async fn place<C: Cluster, B: SinkBook>(
             let place = Place { seq: cursor.seq, chain: cursor.chain, tails: cursor.topics };
             Ok(Placed { producer, place })
         }
+    }
+}
+
+/// Before anything is fenced: a ledger that is behind, or elsewhere, may be a copy beside a running original, whose
+/// producers it must not take away.
+async fn look_first<C: Cluster, B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+) -> Result<(), KafkaSinkError> {
+    if !start.runner.is_new() {
+        return Ok(());
+    }
+    let found = cluster.last_cursor().await?;
+    let Some(Ok(cursor)) = &found.cursor else { return Ok(()) };
+    let bounds = start.book.bounds(start.settings.shard).await?;
+    if is_rewound(start, cursor, &bounds).await? { refuse_another(start, &found) } else { Ok(()) }
+}
+
+/// Takes over the cursor topic of another ledger: from where this one says that the sink stood, else as a new one.
+async fn adopt<P: Transactions, B: SinkBook>(
+    start: &Start<'_, B>,
+    producer: P,
+    row: &SinkRow,
+    bounds: &ShardBounds,
+) -> Result<Placed<P>, KafkaSinkError> {
+    match row.cursor.filter(|copy| *copy > Seq::ZERO) {
+        Some(copy) => write(start, producer, copy, Tails::new(), bounds).await,
+        None => first(start, producer, bounds).await,
     }
 }
 
@@ -137,7 +200,8 @@ async fn seek<C: Cluster, B: SinkBook>(
     Ok(placed)
 }
 
-async fn write<P: Transactions, B: SinkBook>(
+/// Puts the cursor somewhere, in a transaction of its own.
+pub(super) async fn write<P: Transactions, B: SinkBook>(
     start: &Start<'_, B>,
     mut producer: P,
     seq: Seq,
@@ -151,7 +215,7 @@ async fn write<P: Transactions, B: SinkBook>(
             why: format!("it does not know the chain at {seq}, though it keeps the events behind it"),
         }));
     };
-    let cursor = Cursor::new(bounds.ledger, settings.shard, seq, chain, tails);
+    let cursor = Cursor::new(bounds.ledger, settings.shard, seq, chain, tails).by(settings.instance);
     producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
     Ok(Placed { producer, place: Place { seq, chain, tails: cursor.topics } })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::client::KafkaCluster;
 use super::cluster::Cluster;
@@ -15,9 +16,10 @@ use super::draft::Known;
 use super::error::{Disposition, KafkaSinkError};
 use super::meters::Meters;
 use super::place::{Start, place};
+use super::runner::{Runner, another_writer};
 use crate::clock::Clock;
 use crate::config::{KafkaConfig, SinkStart};
-use crate::event::ports::{Feed, LedgerError, Ownership, Route, SinkBook, SinkRow, SinkState};
+use crate::event::ports::{Feed, LedgerError, Ownership, RehydrateBook, Route, SinkBook, SinkRow, SinkState};
 use crate::event::{LedgerId, Seq, SinkName};
 use crate::sink::retry::Backoff;
 use crate::telemetry::causes;
@@ -54,6 +56,8 @@ pub struct KafkaSink<F, B> {
     pub feed: F,
     /// Its rows in the ledger.
     pub book: B,
+    /// Who runs it.
+    pub runner: Runner,
     /// The wall clock.
     pub clock: Clock,
     /// Ends it: the transaction in flight is finished first.
@@ -62,19 +66,19 @@ pub struct KafkaSink<F, B> {
 
 /// Runs a sink against its cluster until it is stopped. What a person must remove first is reported and waited for
 /// here; an error is one that the shard or the process must answer: see [`KafkaSinkError::disposition`].
-pub async fn run<F: Feed, B: SinkBook>(sink: KafkaSink<F, B>) -> Result<(), KafkaSinkError> {
+pub async fn run<F: Feed, B: SinkBook + RehydrateBook>(sink: KafkaSink<F, B>) -> Result<(), KafkaSinkError> {
     let settings = Arc::new(sink.settings());
     run_on(sink, settings.clone(), KafkaCluster::new(settings)).await
 }
 
 /// As [`run`], against any cluster.
-pub async fn run_on<F: Feed, B: SinkBook, C: Cluster>(
+pub async fn run_on<F: Feed, B: SinkBook + RehydrateBook, C: Cluster>(
     sink: KafkaSink<F, B>,
     settings: Arc<Settings>,
     mut cluster: C,
 ) -> Result<(), KafkaSinkError> {
     let meters = Meters::new(&sink.name, sink.owner.shard);
-    let KafkaSink { name, owner, start, dead_letter_retention, route, feed, book, clock, stop, .. } = sink;
+    let KafkaSink { name, owner, start, dead_letter_retention, route, feed, book, runner, clock, stop, .. } = sink;
     let mut session = Session {
         sink: name,
         owner,
@@ -84,6 +88,8 @@ pub async fn run_on<F: Feed, B: SinkBook, C: Cluster>(
         rules: route,
         feed,
         book,
+        runner,
+        skipping: false,
         clock,
         stop,
         meters,
@@ -122,8 +128,34 @@ impl<F, B> KafkaSink<F, B> {
     #[must_use]
     pub fn settings(&self) -> Settings {
         let Self { name, deployment, ledger, shards, owner, config, .. } = self;
-        Settings::new(deployment, name, *ledger, *shards, owner.shard, config.clone())
+        let settings = Settings::new(deployment, name, *ledger, *shards, owner.shard, config.clone());
+        Settings { instance: self.runner.instance, ..settings }
     }
+}
+
+/// Who wrote to a sink's cursor last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastWriter {
+    /// The cursor topic.
+    pub topic: String,
+    /// Another instance than ours.
+    pub owner: Uuid,
+    /// How many seconds ago.
+    pub seconds: i64,
+}
+
+/// The other instance that wrote to the sink's cursor within the last two lease times, if any. Fences nobody.
+pub async fn last_writer(
+    settings: Settings,
+    instance: Uuid,
+    lease_ttl: Duration,
+    now: OffsetDateTime,
+) -> Result<Option<LastWriter>, KafkaSinkError> {
+    let topic = settings.cursor_topic.clone();
+    let found = KafkaCluster::new(Arc::new(settings)).last_cursor().await?;
+    let owner = found.cursor.and_then(Result::ok).and_then(|cursor| cursor.owner);
+    let another = another_writer(Some(instance), owner, found.written_at, now, lease_ttl);
+    Ok(another.map(|(owner, seconds)| LastWriter { topic, owner, seconds }))
 }
 
 /// What outlives a producer.
@@ -136,6 +168,9 @@ pub(super) struct Session<F, B> {
     pub(super) rules: Arc<dyn Route>,
     pub(super) feed: F,
     pub(super) book: B,
+    runner: Runner,
+    /// Whether the ledger holds anything that the sink is to skip.
+    pub(super) skipping: bool,
     pub(super) clock: Clock,
     pub(super) stop: CancellationToken,
     pub(super) meters: Meters,
@@ -153,7 +188,7 @@ pub(super) struct Session<F, B> {
     told: String,
 }
 
-impl<F: Feed, B: SinkBook> Session<F, B> {
+impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
     /// From the fence to whatever ends the producer.
     async fn once<C: Cluster>(&mut self, cluster: &mut C) -> Result<End, KafkaSinkError> {
         let Some(row) = self.wanted().await? else { return Ok(End::Stopped) };
@@ -165,17 +200,22 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
             sink: &self.sink,
             owner: self.owner,
             begin: self.start,
+            rules: &*self.rules,
+            runner: &self.runner,
+            now: self.clock.now(),
             book: &self.book,
         };
         let placed = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(End::Stopped),
-            placed = place(&start, cluster, &row) => placed?,
+            placed = place(&start, cluster, &mut self.feed, &row) => placed?,
         };
+        self.runner.found();
         self.place = placed.seq();
         if let Some(rules) = self.rules.fingerprint() {
             within("noting a sink's rules", self.book.keep_rules(&self.sink, self.owner, rules, self.place)).await?;
         }
+        self.skipping = within("looking for skips", self.book.has_skips(&self.sink, self.owner.shard)).await?;
         self.report(SinkState::Running, None).await?;
         tracing::info!(sink = %self.sink, shard = %self.owner.shard, cursor = %self.place, "the sink delivers");
         deliver(self, cluster, placed).await
@@ -201,6 +241,8 @@ impl<F: Feed, B: SinkBook> Session<F, B> {
 
     /// Answers an error as its disposition says; gives it back where that is not the sink's own to do.
     async fn answer(&mut self, error: KafkaSinkError) -> Result<(), KafkaSinkError> {
+        // Nobody waits for a sink that fails; where it does not know that the ledger was rewound, it finds out later.
+        self.runner.compared = None;
         let text = causes(&error);
         let (sink, shard) = (self.sink.clone(), self.owner.shard);
         match error.disposition() {

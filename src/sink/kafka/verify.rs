@@ -26,8 +26,8 @@ pub enum Stop {
     /// C is of another ledger.
     #[error(
         "the cursor in `{topic}` belongs to the ledger {found}, but this is {ours}: the database or the cluster was \
-         swapped, or one is a copy. Point both back, or give this deployment another name; to take the topic over \
-         for good, delete `{topic}` (the adopting start, `--adopt`, is not there yet)"
+         swapped, or one is a copy. Point both back, or give this deployment another name; `standpipe run --adopt` \
+         takes the topic over for good"
     )]
     OtherLedger {
         /// The cursor topic.
@@ -48,28 +48,50 @@ pub enum Stop {
         /// The oldest event kept.
         oldest: Seq,
     },
-    /// C is beyond the head.
+    /// The ledger was rewound, and a partition no longer holds all that the sink has delivered since.
     #[error(
-        "Kafka has taken events up to {cursor}, but the ledger ends at {head}: PostgreSQL was rewound (a restored \
-         backup, a fail-over that lost commits). Bring the newer database back, or accept that the events after {head} \
-         are recorded and delivered again with `standpipe sinks seek NAME {head}` (rehydrating without duplicates is \
-         not there yet)"
+        "the ledger was rewound behind the sink, and partition {partition} of `{topic}` no longer holds the message of \
+         seq {seq} (retention or compaction removed it), so that what was delivered cannot be told. Bring the newer \
+         database back, or go on with `standpipe sinks seek`: to `now` skips what the ledger has recorded since, to \
+         an earlier seq repeats what was delivered"
     )]
-    LedgerRewound {
-        /// C.
-        cursor: Seq,
-        /// H.
-        head: Seq,
+    TailTooShort {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+        /// What is missing.
+        seq: Seq,
     },
-    /// The chain at C is another one.
+    /// The ledger was rewound, and a message that the sink has delivered since cannot be read.
     #[error(
-        "the ledger's events up to {cursor} are not those that Kafka has taken (their hash chains differ): PostgreSQL \
-         was rewound and has gone on. Bring the newer database back, or choose where to go on with \
+        "the ledger was rewound behind the sink, and the message at offset {offset} of partition {partition} of \
+         `{topic}` does not tell which event it is: {why}. Bring the newer database back, or choose where to go on with \
          `standpipe sinks seek`, which may repeat or skip events"
     )]
-    ChainDiffers {
-        /// C.
-        cursor: Seq,
+    TailUnreadable {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+        /// The message.
+        offset: i64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The ledger was rewound by more than can be read back.
+    #[error(
+        "the ledger was rewound behind the sink by more than can be read back: partition {partition} of `{topic}` holds \
+         over {most} messages since. Bring a newer database back, or choose where to go on with \
+         `standpipe sinks seek`, which may repeat or skip events"
+    )]
+    TailTooLong {
+        /// The topic.
+        topic: Arc<str>,
+        /// The partition.
+        partition: i32,
+        /// How many can be.
+        most: usize,
     },
     /// W is beyond C.
     #[error(
@@ -147,6 +169,8 @@ pub(super) enum Verdict {
     NoteAndGo,
     /// Go on.
     Go,
+    /// The ledger was rewound behind the sink.
+    Rehydrate,
 }
 
 /// Compares the cursor partition with the ledger. `chain` is the ledger's at C.
@@ -171,12 +195,12 @@ pub(super) fn judge(
         return Err(Stop::OtherLedger { topic: topic.to_owned(), found: cursor.ledger, ours: bounds.ledger });
     }
     if at > bounds.head {
-        return Err(Stop::LedgerRewound { cursor: at, head: bounds.head });
+        return Ok(Verdict::Rehydrate);
     }
-    if let Some(ChainAt::Known(chain)) = chain
-        && chain != cursor.chain
-    {
-        return Err(Stop::ChainDiffers { cursor: at });
+    match chain {
+        Some(ChainAt::Known(chain)) if chain != cursor.chain => return Ok(Verdict::Rehydrate),
+        Some(ChainAt::Void | ChainAt::Beyond) => return Ok(Verdict::Rehydrate),
+        _ => {}
     }
     if let Some(copy) = copy.filter(|copy| *copy > at) {
         return Err(Stop::KafkaRewound { topic: topic.to_owned(), cursor: at, copy });
@@ -187,8 +211,7 @@ pub(super) fn judge(
     match chain {
         Some(ChainAt::Known(_)) => Ok(if copy.is_none() { Verdict::NoteAndGo } else { Verdict::Go }),
         // Removed, or cut off, between the two looks at the ledger.
-        Some(ChainAt::Expired) | None => Err(Stop::Expired { cursor: at, oldest: bounds.oldest }),
-        Some(ChainAt::Beyond) => Err(Stop::LedgerRewound { cursor: at, head: bounds.head }),
+        _ => Err(Stop::Expired { cursor: at, oldest: bounds.oldest }),
     }
 }
 

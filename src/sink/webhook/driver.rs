@@ -433,6 +433,11 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         }
         let Some((batch, at)) = &mut self.batch else { return false };
         let batch = Arc::clone(batch);
+        if let Some(void) = batch.void.filter(|_| *at == 0)
+            && !self.pending.pass_void(void.to)
+        {
+            return false;
+        }
         let Some(event) = batch.events.get(*at) else {
             self.batch = None;
             return false;

@@ -184,6 +184,11 @@ impl Pending {
         self.progress.settle(seq);
     }
 
+    /// Passes seqs without an event. Not before what lies before them is settled: says whether it has.
+    pub fn pass_void(&mut self, to: Seq) -> bool {
+        self.progress.pass(to)
+    }
+
     /// Whether the event was a row already when the session began: then the row says what becomes of it.
     pub fn was_row(&mut self, seq: Seq) -> bool {
         self.ahead.remove(&seq)

@@ -38,6 +38,14 @@ impl Progress {
         }
     }
 
+    /// Passes seqs without an event, once everything before them is settled; says whether it has.
+    pub fn pass(&mut self, to: Seq) -> bool {
+        if self.taken() < to && self.settled.is_empty() {
+            self.cursor = to;
+        }
+        self.taken() >= to
+    }
+
     /// Everything up to here is settled.
     #[must_use]
     pub const fn cursor(&self) -> Seq {
@@ -75,5 +83,19 @@ mod tests {
         progress.settle(Seq(5));
         progress.settle(Seq(13));
         assert_eq!((progress.cursor(), progress.window(), progress.taken()), (Seq(14), 0, Seq(14)));
+    }
+
+    #[test]
+    fn a_void_is_passed_when_everything_before_it_is_settled() {
+        let mut progress = Progress::new(Seq(10));
+        progress.take(Seq(11));
+        assert!(!progress.pass(Seq(20)));
+        assert_eq!(progress.cursor(), Seq(10));
+        progress.settle(Seq(11));
+        assert!(progress.pass(Seq(20)) && progress.pass(Seq(20)));
+        assert_eq!((progress.cursor(), progress.taken()), (Seq(20), Seq(20)));
+        progress.take(Seq(21));
+        progress.settle(Seq(21));
+        assert_eq!(progress.cursor(), Seq(21));
     }
 }

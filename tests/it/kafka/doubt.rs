@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use standpipe::event::ports::Delivered;
 use standpipe::sink::kafka::{
     Cluster, Committed, CursorFound, KafkaCluster, KafkaSinkError, Tails, TopicEnd, TopicInfo, TopicKind, Transaction,
     Transactions, run_on,
 };
+use tokio::sync::mpsc;
 
 use super::*;
 
@@ -72,6 +74,20 @@ impl Cluster for Doubtful {
 
     async fn read_cursor(&mut self, fenced: &Self::Producer) -> Result<CursorFound, KafkaSinkError> {
         self.inner.read_cursor(&fenced.inner).await
+    }
+
+    async fn last_cursor(&mut self) -> Result<CursorFound, KafkaSinkError> {
+        self.inner.last_cursor().await
+    }
+
+    async fn delivered(
+        &mut self,
+        tails: &Tails,
+        after: Seq,
+        upto: Seq,
+        found: mpsc::Sender<Vec<Delivered>>,
+    ) -> Result<(), KafkaSinkError> {
+        self.inner.delivered(tails, after, upto, found).await
     }
 
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {

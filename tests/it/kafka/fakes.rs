@@ -1,5 +1,6 @@
 //! A ledger in memory that can be rewound, frozen and looked into, and rules that a test makes up.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -7,20 +8,22 @@ use bytes::Bytes;
 use standpipe::clock::Clock;
 use standpipe::config::{KafkaConfig, NewProducer, SinkStart};
 use standpipe::event::ports::{
-    Address, ChainAt, Decision, Feed, LedgerError, NewDeadLetter, Ownership, Route, RouteError, ShardBounds, SinkBook,
-    SinkRow, SinkState,
+    Address, ChainAt, Decision, Delivered, Feed, LedgerError, NewDeadLetter, Ownership, RehydrateBook, Rehydration,
+    Route, RouteError, ShardBounds, SinkBook, SinkRow, SinkState,
 };
 use standpipe::event::{
     AccountName, Batch, Chain, ContentHash, Epoch, EventType, GapReason, LedgerId, Recorded, Replay, Seq, Shard,
-    SinkName,
+    SinkName, Void,
 };
-use standpipe::sink::kafka::{KafkaSink, KafkaSinkError, run};
+use standpipe::sink::kafka::{KafkaSink, KafkaSinkError, Runner, run};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub const SINK: &str = "crm";
+/// Who runs it.
+pub const INSTANCE: uuid::Uuid = uuid::Uuid::from_u128(0x1001);
 
 /// One shard of a ledger, with the rows of one sink.
 #[derive(Clone)]
@@ -34,6 +37,15 @@ struct Shared {
 
 pub struct State {
     events: Vec<Recorded>,
+    /// Seqs without an event: the one before them, and what stands at their end.
+    voids: Vec<(Seq, Void)>,
+    ways: Vec<Rehydration>,
+    /// Ends of voids that the sink has found its way past.
+    settled: Vec<Seq>,
+    /// What the sink is to skip.
+    pub skips: HashSet<Delivered>,
+    /// What it wished to get again.
+    pub reclaimed: Vec<Seq>,
     /// The oldest event kept.
     pub oldest: Seq,
     pub row: SinkRow,
@@ -54,6 +66,11 @@ impl FakeLedger {
     pub fn of(id: LedgerId) -> Self {
         let state = State {
             events: Vec::new(),
+            voids: Vec::new(),
+            ways: Vec::new(),
+            settled: Vec::new(),
+            skips: HashSet::new(),
+            reclaimed: Vec::new(),
             oldest: Seq(1),
             row: SinkRow { cursor: None, seek: None, paused: false, disabled: None },
             sought: Vec::new(),
@@ -83,20 +100,25 @@ impl FakeLedger {
 
     /// `count` small events over eleven records.
     pub fn record_some(&self, count: usize) {
-        let first = self.state().events.len();
+        let first = usize::try_from(self.head().0).unwrap();
         let event = |at: usize| ((at % 11).to_string(), format!(r#"{{"id":"e{}","n":{at}}}"#, at + 1));
         self.record((first..first + count).map(event));
     }
 
     pub fn add(&self, event_type: &str, record_id: &str, body: String, replay: Option<Replay>) {
+        let id = format!("e{}", self.head().next());
+        self.add_as(&id, event_type, record_id, body, replay);
+    }
+
+    /// An event under an id of its own.
+    pub fn add_as(&self, id: &str, event_type: &str, record_id: &str, body: String, replay: Option<Replay>) {
         let mut state = self.state();
-        let seq = Seq(state.events.len() as u64 + 1);
-        let before = state.events.last().map_or(Chain::start(self.0.id), |last| last.chain);
-        let id = format!("e{seq}");
+        let seq = state.head().next();
+        let before = self.chain(&state, state.head()).unwrap();
         let content_hash = ContentHash::of(event_type, "", body.as_bytes(), b"");
         state.events.push(Recorded {
             seq,
-            chain: before.link(seq, &id, &content_hash),
+            chain: before.link(seq, id, &content_hash),
             account: AccountName::from("acme"),
             event_type: EventType::from(event_type),
             id: id.into(),
@@ -116,7 +138,28 @@ impl FakeLedger {
 
     /// Forgets every event after `head`, as a restored backup does.
     pub fn rewind(&self, head: u64) {
-        self.state().events.truncate(usize::try_from(head).unwrap());
+        let mut state = self.state();
+        state.events.retain(|event| event.seq <= Seq(head));
+        state.row.cursor = state.row.cursor.min(Some(Seq(head)));
+        drop(state);
+        self.publish();
+    }
+
+    /// Marks as void what another sink had used, which had come as far as this one.
+    pub fn mark_void(&self, found: u64, chain: Chain) {
+        let mut state = self.state();
+        let head = state.head();
+        state.voids.push((head, Void { to: Seq(found), chain }));
+        drop(state);
+        self.publish();
+    }
+
+    /// What the source gives again after a rewind: events under the ids that they had.
+    pub fn record_again(&self, ids: impl IntoIterator<Item = usize>) {
+        for at in ids {
+            let (record, body) = ((at % 11).to_string(), format!(r#"{{"id":"e{at}","n":{at}}}"#));
+            self.add_as(&format!("e{at}"), "deal.updated", &record, body, None);
+        }
         self.publish();
     }
 
@@ -126,7 +169,7 @@ impl FakeLedger {
     }
 
     pub fn head(&self) -> Seq {
-        Seq(self.state().events.len() as u64)
+        self.state().head()
     }
 
     /// The last state that the sink reported, with its error.
@@ -136,10 +179,95 @@ impl FakeLedger {
     }
 
     fn chain(&self, state: &State, seq: Seq) -> Option<Chain> {
-        match usize::try_from(seq.0).unwrap() {
-            0 => Some(Chain::start(self.0.id)),
-            at => state.events.get(at - 1).map(|event| event.chain),
+        let event = || state.events.iter().find(|event| event.seq == seq).map(|event| event.chain);
+        let void = || state.voids.iter().find(|(_, void)| void.to == seq).map(|(_, void)| void.chain);
+        (seq == Seq::ZERO).then(|| Chain::start(self.0.id)).or_else(event).or_else(void)
+    }
+}
+
+impl State {
+    fn head(&self) -> Seq {
+        let events = self.events.last().map_or(Seq::ZERO, |last| last.seq);
+        self.voids.iter().map(|(_, void)| void.to).fold(events, Seq::max)
+    }
+}
+
+impl RehydrateBook for FakeLedger {
+    async fn rewound(
+        &self,
+        _: &SinkName,
+        _: Ownership,
+        found: Seq,
+        chain: Chain,
+        base: Seq,
+    ) -> Result<Rehydration, LedgerError> {
+        let mut state = self.state();
+        if let Some(begun) = state.ways.iter().find(|way| way.found == found && way.chain == chain) {
+            return Ok(*begun);
         }
+        let head = state.head();
+        let (until, goes_on) = if found > head {
+            state.voids.push((head, Void { to: found, chain }));
+            (head, found)
+        } else {
+            (found, found)
+        };
+        let goes_on_chain = self.chain(&state, goes_on).unwrap();
+        let base = base.min(until);
+        let way = Rehydration { found, chain, base, until, reclaimed_to: base, goes_on, goes_on_chain };
+        state.ways.push(way);
+        drop(state);
+        self.publish();
+        Ok(way)
+    }
+
+    async fn unsettled(&self, _: &SinkName, _: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
+        let state = self.state();
+        let settled = state.settled.contains(&at);
+        Ok(state.voids.iter().find(|(_, void)| void.to == at && !settled).map(|(before, _)| *before))
+    }
+
+    async fn keep_skips(&self, _: &SinkName, _: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
+        self.state().skips.extend(delivered);
+        Ok(())
+    }
+
+    async fn skips(&self, _: &SinkName, _: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
+        let state = self.state();
+        Ok(of.iter().filter(|one| state.skips.contains(one)).copied().collect())
+    }
+
+    async fn has_skips(&self, _: &SinkName, _: Shard) -> Result<bool, LedgerError> {
+        Ok(!self.state().skips.is_empty())
+    }
+
+    async fn reclaim(
+        &self,
+        sink: &SinkName,
+        _: Ownership,
+        way: &Rehydration,
+        to: Seq,
+        events: &[Seq],
+    ) -> Result<(), LedgerError> {
+        let mut state = self.state();
+        let kept = state.ways.iter_mut().find(|kept| kept.found == way.found && kept.chain == way.chain).unwrap();
+        assert_eq!(kept.reclaimed_to, way.reclaimed_to, "reclaimed twice");
+        kept.reclaimed_to = to;
+        state.reclaimed.extend(events);
+        let again: Vec<Recorded> = state.events.iter().filter(|event| events.contains(&event.seq)).cloned().collect();
+        drop(state);
+        for event in again {
+            let body = String::from_utf8(event.body.to_vec()).unwrap();
+            let replay = Replay { sink: sink.clone(), of: event.seq };
+            self.add_as(&event.id, event.event_type.as_str(), &event.record_id, body, Some(replay));
+        }
+        self.publish();
+        Ok(())
+    }
+
+    async fn rehydrated(&self, _: &SinkName, _: Ownership, way: &Rehydration, _: u64) -> Result<(), LedgerError> {
+        self.state().settled.push(way.goes_on);
+        Ok(())
     }
 }
 
@@ -198,7 +326,7 @@ impl SinkBook for FakeLedger {
 
     async fn bounds(&self, _: Shard) -> Result<ShardBounds, LedgerError> {
         let state = self.state();
-        let head = Seq(state.events.len() as u64);
+        let head = state.head();
         let chain = self.chain(&state, head).unwrap();
         Ok(ShardBounds { ledger: self.0.id, oldest: state.oldest, head, chain })
     }
@@ -208,7 +336,8 @@ impl SinkBook for FakeLedger {
         if seq.next() < state.oldest {
             return Ok(ChainAt::Expired);
         }
-        Ok(self.chain(&state, seq).map_or(ChainAt::Beyond, ChainAt::Known))
+        let missing = if seq > state.head() { ChainAt::Beyond } else { ChainAt::Void };
+        Ok(self.chain(&state, seq).map_or(missing, ChainAt::Known))
     }
 
     async fn gap(&self, _: &SinkName, _: Ownership, _: Seq, _: Seq, _: GapReason) -> Result<(), LedgerError> {
@@ -227,10 +356,18 @@ impl Feed for FakeFeed {
     async fn next(&mut self, after: Seq) -> Result<Arc<Batch>, LedgerError> {
         self.head.wait_for(|head| *head > after).await.expect("the ledger outlives the feed");
         let state = self.ledger.state();
-        let from = usize::try_from(after.0).unwrap();
-        let events: Vec<Recorded> = state.events[from..].iter().take(self.step).cloned().collect();
+        let void = state.voids.iter().find(|(before, void)| *before <= after && void.to > after).map(|(_, void)| *void);
+        let mut next = void.map_or(after, |void| void.to).next();
+        let mut events: Vec<Recorded> = Vec::new();
+        for event in state.events.iter().filter(|event| event.seq > after).take(self.step) {
+            if event.seq != next {
+                break;
+            }
+            next = next.next();
+            events.push(event.clone());
+        }
         let chain_before = self.ledger.chain(&state, after).unwrap();
-        Ok(Arc::new(Batch { shard: Shard(0), after, chain_before, events }))
+        Ok(Arc::new(Batch { shard: Shard(0), after, chain_before, void, events }))
     }
 
     fn head(&self) -> Seq {
@@ -308,6 +445,7 @@ pub fn sink(ledger: &FakeLedger, deployment: &str, config: KafkaConfig) -> Kafka
         config,
         feed: FakeFeed { ledger: ledger.clone(), head: ledger.0.head.subscribe(), step: 100 },
         book: ledger.clone(),
+        runner: Runner::new(Some(INSTANCE), false, Duration::from_secs(15)),
         clock: Clock::system(),
         stop: CancellationToken::new(),
     }

@@ -3,6 +3,7 @@
 mod checks;
 mod doubt;
 mod fakes;
+mod rewound;
 mod secured;
 mod simulated;
 mod starts;

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use standpipe::event::ports::LedgerError;
+use standpipe::event::ports::{Delivered, LedgerError};
 use standpipe::sink::kafka::{
     Cluster, Committed, Cursor, CursorFound, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicInfo, TopicKind,
     Transaction, Transactions, run_on,
 };
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -23,6 +24,8 @@ struct Simulated(Arc<Mutex<Inside>>);
 #[derive(Default)]
 struct Inside {
     commits: Vec<Commit>,
+    /// Every message: its seq, and which event it is.
+    sent: Vec<(Seq, Delivered)>,
     cursor: Option<Vec<u8>>,
     /// Outcomes of the next transactions; then all succeed.
     fates: VecDeque<Fate>,
@@ -104,6 +107,8 @@ impl Transactions for SimulatedProducer {
                 let source = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
                 return Err(KafkaSinkError::TooLarge { source });
             }
+            let sent = transaction.messages.iter().map(|message| (message.event().seq, Delivered::of(message.event())));
+            inside.sent.extend(sent);
             let seqs = transaction.messages.iter().map(|message| message.event().seq.0).collect();
             let stubs = transaction.messages.iter().filter(|message| message.is_stub()).count();
             inside.commits.push(Commit { at: Instant::now(), seqs, stubs });
@@ -131,7 +136,26 @@ impl Cluster for Simulated {
 
     async fn read_cursor(&mut self, _: &SimulatedProducer) -> Result<CursorFound, KafkaSinkError> {
         let cursor = self.inside().cursor.as_deref().map(Cursor::from_json);
-        Ok(CursorFound { low: 0, cursor })
+        Ok(CursorFound { low: 0, cursor, written_at: None })
+    }
+
+    async fn last_cursor(&mut self) -> Result<CursorFound, KafkaSinkError> {
+        let cursor = self.inside().cursor.as_deref().map(Cursor::from_json);
+        Ok(CursorFound { low: 0, cursor, written_at: None })
+    }
+
+    async fn delivered(
+        &mut self,
+        _: &Tails,
+        after: Seq,
+        upto: Seq,
+        found: mpsc::Sender<Vec<Delivered>>,
+    ) -> Result<(), KafkaSinkError> {
+        let sent = self.inside().sent.clone();
+        let sent = sent.into_iter().filter(|(seq, _)| *seq > after && *seq <= upto);
+        // Nobody takes it any more where the sink was stopped.
+        found.send(sent.map(|(_, delivered)| delivered).collect()).await.ok();
+        Ok(())
     }
 
     async fn ends(&mut self, _: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
@@ -296,7 +320,7 @@ async fn events_that_do_not_link_to_the_cursor_end_the_shard() {
     }
     ledger.publish();
     let error = ended(task).await.unwrap_err();
-    assert!(matches!(error, KafkaSinkError::Ledger(LedgerError::Fenced { .. })), "{error}");
+    assert!(matches!(error, KafkaSinkError::Ledger(LedgerError::Moved { .. })), "{error}");
     assert_eq!(kafka.cursor_seq(), 10);
 }
 

@@ -67,22 +67,6 @@ async fn a_cursor_of_another_ledger_stops_the_sink() {
     assert_eq!(stage.delivered_in_any_chain().await, (1..=20).collect::<Vec<_>>());
 }
 
-/// INV-8: also where the database has gone on since, so that only the chain can tell.
-#[tokio::test]
-async fn a_rewound_ledger_stops_the_sink() {
-    let stage = Stage::delivered_20("rewound").await;
-    stage.ledger.rewind(15);
-    let running = stage.start();
-    assert!(stage.wait_halted().await.contains("the ledger ends at 15"));
-    running.stop().await.unwrap();
-    for at in 0..10 {
-        stage.ledger.add("deal.updated", "9", format!(r#"{{"another":{at}}}"#), None);
-    }
-    stage.ledger.publish();
-    stage.ledger.state().reports.clear();
-    stage.halts_until_sought("their hash chains differ", 15, 25).await;
-}
-
 #[tokio::test]
 async fn a_sink_that_was_away_for_longer_than_retention_stops_until_an_operator_seeks() {
     let stage = Stage::delivered_20("expired").await;

@@ -8,4 +8,5 @@ mod open;
 mod orders;
 mod pooler;
 mod record;
+mod voids;
 pub(crate) mod world;

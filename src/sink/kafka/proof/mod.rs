@@ -177,8 +177,16 @@ async fn expect<B: ProofBook>(
             at = at.max(Seq(oldest.0.saturating_sub(1))).next();
             continue;
         };
-        if batch.events.is_empty() {
+        if batch.to() <= at {
             break;
+        }
+        if let Some(void) = batch.void {
+            let note = format!(
+                "the ledger has lost {} to {} (it was rewound): messages there are judged by their links alone",
+                at.next(),
+                void.to
+            );
+            proof.notes.push(note);
         }
         expected.take(&batch, question.rules, settings);
         at = batch.to();

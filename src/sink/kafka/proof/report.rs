@@ -82,7 +82,7 @@ pub struct Proof {
     pub filtered: u64,
     /// Events that are dead letters, or were.
     pub dead_letters: u64,
-    /// Events that a recorded gap of the sink covers.
+    /// Events that a recorded gap of the sink covers, or that it had delivered before the ledger was rewound.
     pub skipped: u64,
     /// Events whose messages the topic's own retention or compaction has removed: not judged.
     pub expired: u64,

@@ -40,8 +40,10 @@ fn a_start_is_judged_by_the_table() {
     }
     assert_eq!(judged(Some(5), Some(5), 6, 9, true), Ok(Verdict::Go), "the next event is the oldest kept");
     assert_eq!(judged(Some(5), Some(5), 7, 9, true), Err(Stop::Expired { cursor: Seq(5), oldest: Seq(7) }));
-    assert_eq!(judged(Some(10), Some(9), 1, 9, true), Err(Stop::LedgerRewound { cursor: Seq(10), head: Seq(9) }));
-    assert_eq!(judged(Some(5), Some(5), 1, 9, false), Err(Stop::ChainDiffers { cursor: Seq(5) }));
+    assert_eq!(judged(Some(10), Some(9), 1, 9, true), Ok(Verdict::Rehydrate), "C beyond the head");
+    assert_eq!(judged(Some(5), Some(5), 1, 9, false), Ok(Verdict::Rehydrate), "another chain at C");
+    let lost = judge("cursors", 0, Some(&cursor(5)), Some(Seq(4)), &bounds(1, 9), Some(ChainAt::Void));
+    assert_eq!(lost, Ok(Verdict::Rehydrate), "C within a void");
     assert!(matches!(
         judged(Some(5), Some(6), 1, 9, true),
         Err(Stop::KafkaRewound { cursor: Seq(5), copy: Seq(6), .. })
@@ -116,8 +118,9 @@ fn every_stop_names_a_way_out() {
     let stops = [
         judged(None, Some(4), 1, 9, true).unwrap_err(),
         judged(Some(5), Some(5), 7, 9, true).unwrap_err(),
-        judged(Some(10), Some(9), 1, 9, true).unwrap_err(),
-        judged(Some(5), Some(5), 1, 9, false).unwrap_err(),
+        Stop::TailTooShort { topic: "deals".into(), partition: 0, seq: Seq(7) },
+        Stop::TailTooLong { topic: "deals".into(), partition: 0, most: 7 },
+        Stop::TailUnreadable { topic: "deals".into(), partition: 0, offset: 7, why: "no".into() },
         judged(Some(5), Some(6), 1, 9, true).unwrap_err(),
         compared("deals", end(0, 0, &[])).unwrap_err(),
     ];

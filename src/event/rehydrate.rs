@@ -1,0 +1,103 @@
+//! How a sink that is ahead of a ledger that was rewound finds its way back.
+
+use std::collections::HashSet;
+use std::future::Future;
+
+use super::ports::{LedgerError, Ownership};
+use super::{Chain, DedupeKey, Recorded, Seq, Shard, SinkName};
+
+/// What tells a message that a sink has delivered from every other: its event, and what it repeats where it is a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Delivered {
+    /// By account and event id, whatever the account dedupes by.
+    pub key: DedupeKey,
+    /// The seq that it repeats; 0 for a first recording.
+    pub replay_of: Seq,
+}
+
+impl Delivered {
+    /// Of an event on its way.
+    #[must_use]
+    pub fn of(event: &Recorded) -> Self {
+        Self {
+            key: DedupeKey::by_id(event.account.as_str(), &event.id),
+            replay_of: event.replay.as_ref().map_or(Seq::ZERO, |replay| replay.of),
+        }
+    }
+}
+
+/// The way back of a sink that has delivered what the ledger has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rehydration {
+    /// Where its cursor was found.
+    pub found: Seq,
+    /// The chain that it had there.
+    pub chain: Chain,
+    /// Up to here sink and ledger agree for certain.
+    pub base: Seq,
+    /// Up to here the ledger may hold events that the sink has never seen under a seq that it has used.
+    pub until: Seq,
+    /// Up to here those have been reclaimed.
+    pub reclaimed_to: Seq,
+    /// Where the sink goes on.
+    pub goes_on: Seq,
+    /// The ledger's chain there.
+    pub goes_on_chain: Chain,
+}
+
+/// What the ledger does for a sink that is ahead of it (design.md section 5, *rehydrate*). Writes name the owner as
+/// those of [`SinkBook`] do, and each may be done again after a crash.
+pub trait RehydrateBook: Clone + Send + Sync + 'static {
+    /// Marks as void what the sink has used beyond the ledger's head, and puts the head there with the sink's chain; the
+    /// shard's recorder notices and starts anew. `base` is where the ledger's own copy of the cursor stands.
+    fn rewound(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        found: Seq,
+        chain: Chain,
+        base: Seq,
+    ) -> impl Future<Output = Result<Rehydration, LedgerError>> + Send;
+    /// The seq before the void that ends at `at`, where there is one and the sink has not found its way past it: with its
+    /// cursor there a sink either has crossed the void or has delivered what was lost in it.
+    fn unsettled(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        at: Seq,
+    ) -> impl Future<Output = Result<Option<Seq>, LedgerError>> + Send;
+    /// Keeps what the sink has delivered, at most some thousands at once.
+    fn keep_skips(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        delivered: &[Delivered],
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Which of these the sink has delivered before the ledger lost them.
+    fn skips(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        of: &[Delivered],
+    ) -> impl Future<Output = Result<HashSet<Delivered>, LedgerError>> + Send;
+    /// Whether anything is kept for [`RehydrateBook::skips`] at all.
+    fn has_skips(&self, sink: &SinkName, shard: Shard) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+    /// Wishes for a replay of each of `events`, which lie in `reclaimed_to + 1 ..= to`, and notes that up to `to`
+    /// everything is reclaimed. Fails as moved where `reclaimed_to` is not what the ledger holds.
+    fn reclaim(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        way: &Rehydration,
+        to: Seq,
+        events: &[Seq],
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Notes that everything is ready for the sink to go on, and how many events it will skip.
+    fn rehydrated(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        way: &Rehydration,
+        skips: u64,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}

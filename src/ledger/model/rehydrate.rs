@@ -1,0 +1,124 @@
+//! Sinks that are ahead of a ledger that was rewound.
+
+use std::collections::HashSet;
+
+use super::{Model, only};
+use crate::event::ports::{ChainAt, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
+use crate::event::{Chain, Seq, Shard, SinkName, Void};
+
+impl RehydrateBook for Model {
+    async fn rewound(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        found: Seq,
+        chain: Chain,
+        base: Seq,
+    ) -> Result<Rehydration, LedgerError> {
+        let (doing, sink) = ("rehydrating a sink", sink.clone());
+        self.write(doing, owner, move |state| {
+            let begun = |(name, way, _): &&(SinkName, Rehydration, bool)| {
+                *name == sink && way.found == found && way.chain == chain
+            };
+            if let Some((_, way, _)) = state.ways.iter().find(begun) {
+                return Ok(*way);
+            }
+            let used = found.min(state.head());
+            let until = state.events.iter().rev().map(|event| event.seq).find(|seq| *seq <= used).unwrap_or(base);
+            if found > state.head() {
+                let void = (state.head(), Void { to: found, chain });
+                state.voids.push(void);
+            }
+            let inside = state.voids.iter().find(|(before, void)| *before < found && void.to >= found);
+            let goes_on = inside.map_or(found, |(_, void)| void.to);
+            let ChainAt::Known(goes_on_chain) = state.chain_at(goes_on) else {
+                return Err(LedgerError::Refused { doing, why: format!("the chain at {goes_on} is not kept") });
+            };
+            let base = base.max(Seq(state.oldest.0.saturating_sub(1))).min(until);
+            let way = Rehydration { found, chain, base, until, reclaimed_to: base, goes_on, goes_on_chain };
+            state.ways.push((sink, way, false));
+            Ok(way)
+        })
+        .await
+    }
+
+    async fn unsettled(&self, sink: &SinkName, shard: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
+        only(shard)?;
+        let sink = sink.clone();
+        self.call("asking whether a sink has passed a void", move |state| {
+            let settled = state.ways.iter().any(|(name, way, done)| *name == sink && way.goes_on == at && *done);
+            let void = state.voids.iter().find(|(_, void)| void.to == at && !settled);
+            Ok(void.map(|(before, _)| *before))
+        })
+        .await
+    }
+
+    async fn keep_skips(&self, sink: &SinkName, owner: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
+        let skips: Vec<_> = delivered.iter().map(|one| (sink.clone(), *one)).collect();
+        self.write("keeping what a sink has delivered", owner, move |state| {
+            state.skips.extend(skips);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn skips(&self, sink: &SinkName, shard: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
+        only(shard)?;
+        let (sink, of) = (sink.clone(), of.to_vec());
+        self.call("asking what a sink has delivered", move |state| {
+            Ok(of.into_iter().filter(|one| state.skips.contains(&(sink.clone(), *one))).collect())
+        })
+        .await
+    }
+
+    async fn has_skips(&self, sink: &SinkName, shard: Shard) -> Result<bool, LedgerError> {
+        only(shard)?;
+        let sink = sink.clone();
+        self.call("asking whether a sink skips anything", move |state| {
+            Ok(state.skips.iter().any(|(name, _)| *name == sink))
+        })
+        .await
+    }
+
+    async fn reclaim(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        way: &Rehydration,
+        to: Seq,
+        events: &[Seq],
+    ) -> Result<(), LedgerError> {
+        let (sink, way, events) = (sink.clone(), *way, events.to_vec());
+        self.write("reclaiming events for a sink", owner, move |state| {
+            let kept = state.ways.iter_mut().find(|(name, kept, _)| *name == sink && *kept == way);
+            let Some((_, kept, _)) = kept else {
+                let why = format!("it is not at {}, where its way back had come to", way.reclaimed_to);
+                return Err(LedgerError::Moved { shard: owner.shard, why });
+            };
+            kept.reclaimed_to = to;
+            state.reclaimed.extend(events.into_iter().map(|seq| (sink.clone(), seq)));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn rehydrated(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        way: &Rehydration,
+        _: u64,
+    ) -> Result<(), LedgerError> {
+        let (sink, way) = (sink.clone(), *way);
+        self.write("noting that a sink is rehydrated", owner, move |state| {
+            let same = |(name, kept, _): &&mut (SinkName, Rehydration, bool)| {
+                *name == sink && kept.found == way.found && kept.chain == way.chain
+            };
+            if let Some((.., done)) = state.ways.iter_mut().find(same) {
+                *done = true;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,146 @@
+//! The way back of a sink whose ledger was rewound behind it (design.md section 5): PostgreSQL was restored from a backup,
+//! or failed over to a standby that lacked commits.
+//!
+//! The ledger marks as void what this sink has used beyond its head, so that no seq means two events; the sink reads back
+//! from its topics what it has delivered that the ledger may not know, and the ledger keeps that as skips. What was lost
+//! comes again from the source under new seqs, and is passed where it is a skip. Where the ledger had gone on before it
+//! was known to be rewound, it may hold events under seqs that the sink has used for others: those that the sink never
+//! delivered are wished for again, as replays for this sink alone.
+//!
+//! Each step may be done again, so that a crash anywhere only starts it anew.
+
+use tokio::sync::mpsc;
+
+use super::cluster::{Cluster, CursorFound};
+use super::cursor::{Cursor, Tails};
+use super::error::KafkaSinkError;
+use super::place::{Placed, Start, write};
+use super::verify::compare;
+use crate::config::SinkStart;
+use crate::event::Seq;
+use crate::event::ports::{
+    ChainAt, Decision, Delivered, Feed, LedgerError, RehydrateBook, Rehydration, ShardBounds, SinkBook,
+};
+
+/// Parts of what was delivered that wait to be kept, at most.
+const PARTS: usize = 4;
+
+/// Whether the ledger has lost what a cursor of its own stands for.
+pub(super) async fn is_rewound<B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    cursor: &Cursor,
+    bounds: &ShardBounds,
+) -> Result<bool, LedgerError> {
+    if cursor.ledger != bounds.ledger {
+        return Ok(false);
+    }
+    if cursor.seq > bounds.head {
+        return Ok(true);
+    }
+    match start.book.chain_at(start.settings.shard, cursor.seq).await? {
+        ChainAt::Known(chain) if chain == cursor.chain => {}
+        ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => return Ok(true),
+        ChainAt::Expired => return Ok(false),
+    }
+    // Another sink with the same cursor may have found it before this one: then the chain of the void's end is this one's
+    // too, and what this one has written tells whether it came there by delivering what was lost.
+    let before = start.book.unsettled(start.sink, start.settings.shard, cursor.seq).await?;
+    let newest = cursor.topics.values().flat_map(|tail| &tail.last).max();
+    Ok(before.is_some_and(|before| newest.is_some_and(|newest| *newest > before)))
+}
+
+/// Refuses while another instance, which this ledger may not know of, was writing a moment ago: it may be the original
+/// that this ledger is a copy of.
+pub(super) fn refuse_another<B>(start: &Start<'_, B>, found: &CursorFound) -> Result<(), KafkaSinkError> {
+    let Some(Ok(cursor)) = &found.cursor else { return Ok(()) };
+    let settings = start.settings;
+    match start.runner.another_writer(settings.instance, cursor.owner, found.written_at, start.now) {
+        Some((owner, seconds)) => {
+            Err(KafkaSinkError::AnotherWrites { topic: settings.cursor_topic.clone(), owner, seconds })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Finds the sink's way back and puts its cursor there.
+pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+    producer: C::Producer,
+    feed: &mut F,
+    (cursor, copy): (Cursor, Option<Seq>),
+    bounds: &ShardBounds,
+) -> Result<Placed<C::Producer>, KafkaSinkError> {
+    let (sink, shard) = (start.sink, start.settings.shard);
+    // Without a copy it was new to this ledger.
+    let base = copy.unwrap_or(match start.begin {
+        SinkStart::Oldest => Seq::ZERO,
+        SinkStart::Now => bounds.head,
+    });
+    let way = start.book.rewound(sink, start.owner, cursor.seq, cursor.chain, base).await?;
+    tracing::warn!(
+        %sink, %shard, cursor = %way.found, head = %bounds.head, agreed = %way.base, goes_on = %way.goes_on,
+        "the ledger was rewound behind the sink: reading back what it has delivered, so that nothing of it is repeated"
+    );
+    fail::fail_point!("kafka::rehydrate_void");
+    compare(&cursor, &start.settings.control_topic, &cluster.ends(&cursor.topics).await?)?;
+    let skips = keep_delivered(start, cluster, &cursor.topics, &way).await?;
+    fail::fail_point!("kafka::rehydrate_skips");
+    let reclaimed = reclaim(start, feed, way).await?;
+    start.book.rehydrated(sink, start.owner, &way, skips).await?;
+    fail::fail_point!("kafka::rehydrate_cursor");
+    let placed = write(start, producer, way.goes_on, cursor.topics, bounds).await?;
+    metrics::counter!(crate::telemetry::metrics::KAFKA_REHYDRATIONS_TOTAL, "sink" => sink.to_string()).increment(1);
+    tracing::warn!(%sink, %shard, cursor = %way.goes_on, skips, reclaimed, "the sink is rehydrated");
+    Ok(placed)
+}
+
+/// Keeps as skips what the topics hold of the sink after the place where it and the ledger agreed. Gives their number.
+async fn keep_delivered<C: Cluster, B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+    tails: &Tails,
+    way: &Rehydration,
+) -> Result<u64, KafkaSinkError> {
+    let (parts, mut found) = mpsc::channel::<Vec<Delivered>>(PARTS);
+    let keep = async move {
+        let mut count = 0;
+        while let Some(part) = found.recv().await {
+            start.book.keep_skips(start.sink, start.owner, &part).await?;
+            count += part.len() as u64;
+        }
+        Ok::<u64, KafkaSinkError>(count)
+    };
+    let (read, kept) = tokio::join!(cluster.delivered(tails, way.base, way.found, parts), keep);
+    let kept = kept?;
+    read.map(|()| kept)
+}
+
+/// Looks at what the ledger holds under seqs that the sink has used, and wishes again for what the sink takes and never
+/// delivered. Gives the number of wishes.
+async fn reclaim<F: Feed, B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    feed: &mut F,
+    mut way: Rehydration,
+) -> Result<usize, KafkaSinkError> {
+    let mut reclaimed = 0;
+    while way.reclaimed_to < way.until {
+        let batch = feed.next(way.reclaimed_to).await?;
+        let events: Vec<_> = batch
+            .events
+            .iter()
+            .filter(|event| event.seq > way.reclaimed_to && event.seq <= way.until)
+            // One that cannot be decided becomes a dead letter when it comes again.
+            .filter(|event| !matches!(start.rules.decide(event), Ok(Decision::Filtered)))
+            .collect();
+        let keys: Vec<Delivered> = events.iter().map(|event| Delivered::of(event)).collect();
+        let known = start.book.skips(start.sink, start.settings.shard, &keys).await?;
+        let wanted: Vec<Seq> =
+            events.iter().zip(&keys).filter(|(_, key)| !known.contains(key)).map(|(event, _)| event.seq).collect();
+        let to = batch.to().min(way.until);
+        start.book.reclaim(start.sink, start.owner, &way, to, &wanted).await?;
+        way.reclaimed_to = to;
+        reclaimed += wanted.len();
+    }
+    Ok(reclaimed)
+}
