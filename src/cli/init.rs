@@ -51,7 +51,16 @@ pub fn run(_global: &Global, options: &Options) -> Result<(), Failure> {
         brokers: asking.ask("Kafka brokers (empty for none)", options.brokers.as_deref(), "")?,
         webhook: asking.ask("Webhook URL (empty for none)", options.webhook.as_deref(), "")?,
     };
-    let text = answers.to_toml();
+    if reqwest::Url::parse(&answers.ledger).is_ok_and(|url| url.password().is_some()) {
+        return Err(Failure::configuration(
+            "the ledger's URL has a password, which an argument and this file would show: leave it out here, write the \
+             whole URL into a file of its own, and name that file by ledger.url_file in the place of ledger.url",
+        ));
+    }
+    // Line by line the same file, but with secrets that nobody has made yet.
+    crate::config::parse(&options.output.display().to_string(), &answers.to_toml(Secrets::Stand))
+        .map_err(Failure::configuration)?;
+    let text = answers.to_toml(Secrets::InFiles);
     let refused = |source: io::Error| {
         let why = if source.kind() == io::ErrorKind::AlreadyExists {
             "it exists, and init overwrites nothing; name another with --output".to_owned()
@@ -90,6 +99,24 @@ impl Asking {
     }
 }
 
+/// How a written configuration gets its secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Secrets {
+    /// From the files that it names.
+    InFiles,
+    /// By stand-ins, for a look at the rest.
+    Stand,
+}
+
+impl Secrets {
+    fn key<'a>(self, name: &'a str, file: &'a str, named: &'a str) -> (&'a str, &'a str) {
+        match self {
+            Self::InFiles => (named, file),
+            Self::Stand => (name, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+        }
+    }
+}
+
 struct Answers {
     deployment: String,
     account: String,
@@ -100,7 +127,7 @@ struct Answers {
 }
 
 impl Answers {
-    fn to_toml(&self) -> String {
+    fn to_toml(&self, secrets: Secrets) -> String {
         let mut text = String::from(
             "# standpipe's configuration. `standpipe config reference` explains every key;\n\
              # `standpipe check` proves this file and everything that it points to.\n\n",
@@ -115,7 +142,8 @@ impl Answers {
         };
         section("", &[("deployment", &self.deployment)]);
         section("[ledger]\n", &[("url", &self.ledger)]);
-        section(&format!("[accounts.{}]\n", self.account), &[("token_file", &self.token_file)]);
+        let token = secrets.key("token", &self.token_file, "token_file");
+        section(&format!("[accounts.{}]\n", toml_edit::Key::new(&self.account)), &[token]);
         if !self.brokers.is_empty() {
             section(
                 "[sinks.kafka]\n",
@@ -123,9 +151,10 @@ impl Answers {
             );
         }
         if !self.webhook.is_empty() {
+            let secret = secrets.key("secret", "/etc/standpipe/secrets/webhook-whsec", "secret_file");
             section(
                 "# `standpipe webhook rotate --file FILE` makes the secret.\n[sinks.webhook]\n",
-                &[("type", "webhook"), ("url", &self.webhook), ("secret_file", "/etc/standpipe/secrets/webhook-whsec")],
+                &[("type", "webhook"), ("url", &self.webhook), secret],
             );
         }
         text.trim_end().to_owned() + "\n"

@@ -130,6 +130,41 @@ async fn check_ends_with_3_for_what_is_out_of_reach_and_says_what_answers() {
 }
 
 #[tokio::test]
+async fn init_writes_a_configuration_that_loads_and_nothing_else() {
+    let dir = keeper::directory("init");
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (file, token) = (path("standpipe.toml"), path("token"));
+    let base = ["init", "--output", &file, "--token-file", &token, "--brokers", "kafka-1:9092"];
+    let init = async |more: &[&str]| told(&program::run(&[&base, more].concat()).await);
+    let refused = [
+        (vec!["--deployment", "Acme Prod"], "deployment: not a name"),
+        (vec!["--account", "a b"], "accounts.\"a b\": not a name"),
+        (vec!["--ledger", "mysql://h/db"], "ledger.url"),
+        (vec!["--webhook", "http://hooks.example.com/"], "sinks.webhook.url"),
+        (vec!["--ledger", "postgres://u:c4nary-5ecret@h/db"], "url_file"),
+    ];
+    for (more, expected) in refused {
+        let (code, stdout, stderr) = init(&more).await;
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{more:?}: {stderr}");
+        assert!(stderr.contains(expected) && !stderr.contains(CANARY), "{expected} is not in {stderr}");
+        assert!(!dir.join("standpipe.toml").exists(), "{more:?}");
+    }
+    let good = ["--deployment", "acme-prod", "--account", "acme", "--ledger", "embedded"];
+    let (code, stdout, stderr) = init(&good).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("standpipe check --config"), "{stdout}");
+    let (code, _, stderr) = init(&good).await;
+    assert!(code == Some(3) && stderr.contains("overwrites nothing"), "{stderr}");
+    let check = async || told(&program::run(&["check", "--offline", "--config", &file]).await);
+    let (code, _, stderr) = check().await;
+    assert!(code == Some(2) && stderr.contains("cannot read the secret file"), "{stderr}");
+    std::fs::write(&token, "t0ken").unwrap();
+    let (code, stdout, stderr) = check().await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("sink kafka (kafka): exactly once"), "{stdout}");
+}
+
+#[tokio::test]
 async fn the_program_explains_its_own_configuration() {
     let (code, stdout, _) = told(&program::run(&["config", "schema"]).await);
     assert_eq!(code, Some(0));
