@@ -1,5 +1,6 @@
 //! The webhook sink's promises, against a real PostgreSQL and a receiver that misbehaves by script.
 
+mod backlog;
 mod deliver;
 mod endpoint;
 mod hostile;
