@@ -49,7 +49,8 @@ async fn nothing_is_lost_doubled_or_reordered_however_it_ends() {
     world.stop_gracefully().await;
 
     let verdict = Verdict::reach(&world, &emitted).await;
-    println!("{story}{verdict}");
+    let mishaps = world.mishaps().await;
+    println!("{story}── Sell ──\n{mishaps:?}\n{verdict}");
     verdict.assert_clean(seed);
     story.assert_worthwhile(faults);
 }

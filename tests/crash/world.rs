@@ -1,13 +1,15 @@
 //! Everything that runs during the test.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde::Deserialize;
 
 use crate::oracle;
 use crate::receiver::Receiver;
 use crate::support::emitted::Emitted;
-use crate::support::kafka::{Isolation, Kafka, Message};
+use crate::support::kafka::{Isolation, Kafka, Message, More};
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
 use crate::support::wait::{wait_for, wait_until};
@@ -16,8 +18,9 @@ pub const DEPLOYMENT: &str = "crash";
 pub const SHARDS: u16 = 2;
 /// The lease's life: what a standby waits at most before it takes over, but for 5 s.
 pub const LEASE_TTL: Duration = Duration::from_secs(8);
-/// What Sell itself does wrong all the while.
-const FAULTS: [&str; 13] = [
+/// What Sell itself does wrong all the while. Not `gone`: it takes history away from whoever reads, so that what has to
+/// arrive would depend on what had been recorded at that moment, which the oracle must not ask the program for.
+const FAULTS: [&str; 19] = [
     "empty-page=0.05",
     "short-page=0.1",
     "duplicate=0.05",
@@ -31,7 +34,17 @@ const FAULTS: [&str; 13] = [
     "server-error=0.01",
     "truncate=0.005",
     "reset=0.005",
+    "oversize=0.0004",
+    "burst=0.001",
+    "slow=0.005",
+    "unauthorized=0.001",
+    "forbidden=0.0005",
+    "skew=0.02",
 ];
+/// Less than two oversize events: a page with both is asked for again, by halves.
+const MAX_PAGE_BYTES: &str = "3MiB";
+/// Every event arrives whole: stubs are proven elsewhere.
+const BROKER: &str = "message.max.bytes=8388608\n";
 const DELIVERS_WITHIN: Duration = Duration::from_mins(1);
 
 /// A simulated company: events of one account in one dialect.
@@ -56,7 +69,8 @@ impl World {
     pub async fn start(seed: u64, events: usize, time: Duration) -> Self {
         let backlog = events / 4;
         let rate = ((events - 2 * backlog) as u64 / 2).div_ceil(time.as_secs().max(1)).max(10);
-        let (postgres, kafka) = tokio::join!(Postgres::start(), Kafka::start());
+        let more = More { properties: BROKER.to_owned(), ..More::default() };
+        let (postgres, kafka) = tokio::join!(Postgres::start(), Kafka::start_with(&more));
         let mut accounts = Vec::new();
         for (name, dialect) in [("acme", "reference"), ("globex", "live")] {
             let seed = (seed + accounts.len() as u64).to_string();
@@ -155,6 +169,23 @@ impl World {
         }
     }
 
+    /// How often each of Sell's faults happened, over all companies.
+    pub async fn mishaps(&self) -> BTreeMap<String, u64> {
+        #[derive(Deserialize)]
+        struct Told {
+            happened: u64,
+        }
+        let mut all: BTreeMap<String, u64> = FAULTS.map(|fault| (name_of(fault).to_owned(), 0)).into();
+        for account in &self.accounts {
+            let told = account.simulator.admin("faults").await;
+            let told: BTreeMap<String, Told> = serde_json::from_str(&told).expect("the simulator prints JSON");
+            for (name, times) in &mut all {
+                *times += told[name].happened;
+            }
+        }
+        all
+    }
+
     /// SIGTERM; the daemon must end with 0 within its drain timeout.
     pub async fn stop_gracefully(&mut self) {
         self.daemon.process.signal(Signal::TERM);
@@ -170,6 +201,10 @@ impl World {
         }
         messages
     }
+}
+
+fn name_of(fault: &str) -> &str {
+    fault.split('=').next().unwrap_or_default()
 }
 
 /// The sum of a metric's samples that carry all of `labels`.
@@ -211,6 +246,7 @@ token = "a-token-of-the-tests"
 poll_interval = "200ms"
 requests_per_minute = 60000
 requests_per_hour = 3600000
+max_page_bytes = "{MAX_PAGE_BYTES}"
 "#,
             account.name,
             account.simulator.url()
