@@ -71,6 +71,13 @@ pub(super) async fn when(ledger: &Ledger) -> Result<&'static str, Failure> {
 }
 
 /// `--shard N`, where only one is meant.
-pub(super) fn shards(ledger: &Ledger, only: Option<u16>) -> Vec<Shard> {
-    ledger.shards().filter(|shard| only.is_none_or(|only| shard.0 == only)).collect()
+pub(super) fn shards(ledger: &Ledger, only: Option<u16>) -> Result<Vec<Shard>, Failure> {
+    let meant: Vec<Shard> = ledger.shards().filter(|shard| only.is_none_or(|only| shard.0 == only)).collect();
+    match only {
+        Some(only) if meant.is_empty() => Err(Failure::runtime(format!(
+            "the ledger has no shard {only}; its shards are numbered from 0 to {}",
+            ledger.shards().count().saturating_sub(1)
+        ))),
+        _ => Ok(meant),
+    }
 }

@@ -93,10 +93,7 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
             line(&format!("{sink} is enabled; what was kept goes out. {}", when(&ledger).await?))
         }
         Options::Seek { target: Target { sink }, to, shard } => {
-            let meant = shards(&ledger, *shard);
-            if meant.is_empty() {
-                return Err(Failure::runtime("there is no such shard"));
-            }
+            let meant = shards(&ledger, *shard)?;
             if meant.len() > 1 && matches!(to, SeekTo::Seq(_)) {
                 return Err(Failure::runtime("a seq belongs to one shard: name it with --shard"));
             }

@@ -27,7 +27,7 @@ pub struct Options {
     #[arg(long, short = 'n', default_value_t = 10, value_name = "N")]
     last: u64,
     /// End after so many events, instead of going on for ever
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Print the canonical events, one JSON document a line
     #[arg(long)]
@@ -45,9 +45,10 @@ const CHUNK_BYTES: usize = 4 << 20;
 
 /// Runs until it is interrupted, or `--count` events were shown.
 pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
-    let (ready, ledger) = attach(global).await?;
-    let rules = rules(&ready.rules, options)?;
-    let shards = shards(&ledger, options.shard);
+    // What is wrong with the question itself is said first.
+    let rules = rules(&super::load(global)?.rules, options)?;
+    let (_, ledger) = attach(global).await?;
+    let shards = shards(&ledger, options.shard)?;
     let mut cursors = Vec::new();
     for shard in shards {
         let bounds = ledger.bounds(shard).await?;

@@ -130,6 +130,24 @@ async fn check_ends_with_3_for_what_is_out_of_reach_and_says_what_answers() {
 }
 
 #[tokio::test]
+async fn what_is_wrong_with_a_question_is_said_before_the_ledger_is_asked() {
+    let base =
+        "deployment = \"asked\"\n[ledger]\nurl = \"postgres://u@127.0.0.1:1/x\"\n[accounts.acme]\ntoken = \"t\"\n";
+    let (path, _) = written("config-questions", base);
+    for (verb, expected, wanted) in [
+        (vec!["tail", "--filter", "type =="], 2, "--filter"),
+        (vec!["tail", "--filter", "id"], 2, "a filter must be true or false"),
+        (vec!["tail", "--count", "0"], 2, "--count"),
+        (vec!["tail", "--sink", "nope"], 1, "no sink nope is configured"),
+        (vec!["tail"], 3, "database"),
+    ] {
+        let (code, _, stderr) = told(&program::run(&[&verb[..], &["--config", &path]].concat()).await);
+        assert_eq!(code, Some(expected), "{verb:?}: {stderr}");
+        assert!(stderr.contains(wanted), "{verb:?}: {stderr}");
+    }
+}
+
+#[tokio::test]
 async fn init_writes_a_configuration_that_loads_and_nothing_else() {
     let dir = keeper::directory("init");
     let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();

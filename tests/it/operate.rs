@@ -114,6 +114,8 @@ async fn status_tail_and_events_tell_what_the_ledger_holds() {
     let messages = pipe.messages().await;
     let delivered = messages.iter().find(|message| message.header("standpipe-id") == id).expect("it was delivered");
     assert_eq!(body.trim_end(), delivered.body(), "the ledger shows the delivered bytes");
+    let nowhere = pipe.daemon.run_verb(&["tail", "--shard", "1"]).await;
+    assert_eq!(nowhere.status.code(), Some(1), "{nowhere:?}");
     let filtered = pipe.verb(&["tail", "-n", "200", "--count", "3", "--json", "--filter", "resource == 'deal'"]).await;
     assert!(filtered.lines().all(|line| line.contains("\"type\":\"deal.")), "{filtered}");
 }

@@ -172,8 +172,11 @@ impl Settings {
             "sasl.mechanism",
         ];
         let native = native(&self.producer(smallest_limit)?)?;
+        // The client names a mechanism whether one is used or not.
+        let sasl = native.get("security.protocol").is_ok_and(|protocol| protocol.starts_with("sasl"));
         let mut line: Vec<String> = SHOWN
             .iter()
+            .filter(|property| sasl || **property != "sasl.mechanism")
             .filter_map(|property| native.get(property).ok().map(|value| format!("{property}={value}")))
             .collect();
         for (property, value) in &self.config.properties {

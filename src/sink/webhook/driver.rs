@@ -83,7 +83,7 @@ pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
             sink.book.sought(&sink.name, sink.ownership, target).await?;
             // What lies after it comes again from the ledger.
             sink.deliveries.forget_after(&sink.name, sink.ownership, target).await?;
-            tracing::info!(sink = %sink.name, cursor = %target, "moved by an operator");
+            tracing::info!(sink = %sink.name, cursor = %target, "the sink goes on elsewhere, as was ordered");
             continue;
         }
         match Opened::new(&sink, &row, transport.as_ref()).await? {
@@ -281,7 +281,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         };
         self.wind_up().await?;
         if let Ended::Sought(target) = ended {
-            tracing::info!(sink = %self.sink.name, %target, "an operator moves the sink");
+            tracing::info!(sink = %self.sink.name, %target, "the sink is ordered to go on elsewhere");
         }
         Ok(ended)
     }
