@@ -16,5 +16,6 @@ mod operate;
 mod proof;
 mod rehydrate;
 mod source;
+mod taken;
 mod webhook;
 mod whole;

@@ -34,8 +34,8 @@ const CURSOR_ALONE: Duration = Duration::from_secs(5);
 const KEEP_EVERY: Duration = Duration::from_millis(250);
 /// The bound on one call of the ledger.
 const LEDGER_LIMIT: Duration = Duration::from_secs(30);
-/// How often a topic's partitions are counted.
-const COUNT_EVERY: Duration = Duration::from_mins(1);
+/// How often the topics are looked for and their partitions counted.
+const COUNT_EVERY: Duration = Duration::from_secs(20);
 /// A producer without a transaction for this long is made anew: brokers forget transactional ids after 7 days.
 const IDLE_LIMIT: Duration = Duration::from_hours(24);
 
@@ -303,10 +303,14 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
         Ok(())
     }
 
-    /// A changed partition count moves keys, so it needs a person's consent.
+    /// A changed partition count moves keys, so it needs a person's consent; without its cursor a sink must not go on.
     async fn count_partitions(&mut self) -> Result<(), KafkaSinkError> {
-        let topics: Vec<Arc<str>> = self.session.known.topics.keys().cloned().collect();
-        let counts = self.cluster.partitions(&topics).await?;
+        let mut topics: Vec<Arc<str>> = self.session.known.topics.keys().cloned().collect();
+        topics.push(self.session.settings.cursor_topic.as_str().into());
+        let mut counts = self.cluster.partitions(&topics).await?;
+        if let (Some(topic), Some(None)) = (topics.pop(), counts.pop()) {
+            return Err(Stop::CursorLost { topic: topic.to_string(), copy: self.place.seq }.into());
+        }
         for (topic, now) in topics.into_iter().zip(counts) {
             let was = self.session.known.topics[&topic].partitions;
             let cursor = self.place.seq;

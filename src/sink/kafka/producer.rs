@@ -223,10 +223,24 @@ impl Client {
         Ok(())
     }
 
+    /// A transaction that the broker refuses purges its messages, whose reports say no more than that. What it said is told
+    /// to the next transactional call that does not fit the state; this one sends nothing, and the producer ends anyway.
+    fn behind_a_purge(&self, source: KafkaError) -> KafkaError {
+        use RDKafkaErrorCode as Code;
+        if !matches!(code_of(&source), Some(Code::PurgeQueue | Code::PurgeInflight)) {
+            return source;
+        }
+        match self.producer.begin_transaction() {
+            Err(error @ KafkaError::Transaction(_)) if code_of(&error) != Some(Code::State) => error,
+            _ => source,
+        }
+    }
+
     fn doubt(&self, why: &str, source: KafkaError, begun: Instant) -> KafkaSinkError {
         let source = self.reports.take_failure().unwrap_or(source);
         // A fatal error hides behind what it does to the messages.
         let source = self.producer.client().fatal_error().map_or(source, |(code, _)| KafkaError::Global(code));
+        let source = self.behind_a_purge(source);
         if code_of(&source) == Some(RDKafkaErrorCode::MessageSizeTooLarge) {
             return KafkaSinkError::TooLarge { source };
         }

@@ -1,0 +1,124 @@
+//! What is taken away from one sink while it runs is that sink's own trouble: it says what and how to get out of it, and
+//! the others go on (INV-15).
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::kafka::{Isolation, Kafka, More};
+use crate::support::postgres::Postgres;
+use crate::support::program::{Daemon, Simulator};
+use crate::support::wait::{wait_for, wait_until};
+
+const LONG: Duration = Duration::from_mins(2);
+const ACLS: &str = "org.apache.kafka.tools.AclCommand";
+const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
+
+/// A daemon with five sinks on a broker that knows access control lists.
+struct Pipe {
+    kafka: Kafka,
+    simulator: Simulator,
+    daemon: Daemon,
+}
+
+const SINKS: [&str; 5] = ["cursorless", "recreated", "widened", "forbidden", "well"];
+
+impl Pipe {
+    async fn start() -> Self {
+        let kafka = Kafka::start_with(&More {
+            properties: "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                         allow.everyone.if.no.acl.found=true\n"
+                .to_owned(),
+            ..More::default()
+        })
+        .await;
+        let simulator = Simulator::start(&["--seed", "5", "--rate", "20", "--backlog", "100"]).await;
+        let mut text = format!(
+            "deployment = \"taken\"\n[ledger]\nurl = \"{}\"\nlease_ttl = \"4s\"\n[accounts.acme]\nbase_url = \"{}\"\n\
+             token = \"t\"\npoll_interval = \"200ms\"\nrequests_per_minute = 60000\nrequests_per_hour = 3600000\n",
+            Postgres::shared().await.database().await,
+            simulator.url()
+        );
+        for sink in SINKS {
+            write!(
+                text,
+                "[sinks.{sink}]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"taken.{sink}\"\npartitions = 3\n",
+                kafka.brokers()
+            )
+            .unwrap();
+        }
+        let mut daemon = Daemon::start("taken", &text);
+        daemon.wait_ready(LONG).await;
+        let pipe = Self { kafka, simulator, daemon };
+        for sink in SINKS {
+            wait_until(format!("{sink} delivers"), LONG, async || pipe.ids(sink).await.len() >= 100).await;
+        }
+        pipe
+    }
+
+    /// The ids that a sink has delivered, none of them twice.
+    async fn ids(&self, sink: &str) -> HashSet<String> {
+        let topic = format!("taken.{sink}");
+        let messages = self.kafka.try_read(&topic, "beginning", Isolation::ReadCommitted).await.unwrap_or_default();
+        let ids: HashSet<String> = messages.iter().map(|message| message.header("standpipe-id").to_owned()).collect();
+        assert_eq!(ids.len(), messages.len(), "{sink} has delivered an event twice");
+        ids
+    }
+
+    /// Waits until a sink is in a state with an error that says all of `parts`.
+    async fn wait_error(&self, sink: &str, state: &str, parts: &[&str]) {
+        let found = async || {
+            let output = self.daemon.run_verb(&["status", "--json"]).await;
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let row = status["sinks"].as_array()?.iter().find(|row| row["sink"] == sink)?.clone();
+            let error = row["error"].as_str().unwrap_or_default();
+            (row["state"] == state && parts.iter().all(|part| error.contains(part))).then_some(())
+        };
+        wait_for(format!("{sink} is {state} and says {parts:?}"), LONG, found).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_from_one_sink_stops_that_sink_with_its_own_remedy_and_no_other() {
+    let mut pipe = Pipe::start().await;
+    let kafka = &pipe.kafka;
+    let cursors = "standpipe.taken.cursorless.cursor";
+    kafka.tool(TOPICS, &["--delete", "--topic", cursors]).await;
+    kafka.tool(TOPICS, &["--delete", "--topic", "taken.recreated"]).await;
+    let create = ["--create", "--topic", "taken.recreated", "--partitions", "3", "--replication-factor", "1"];
+    wait_until("it is gone", LONG, async || !kafka.topics().await.contains(&"taken.recreated".to_owned())).await;
+    kafka.tool(TOPICS, &create).await;
+    kafka.tool(TOPICS, &["--alter", "--topic", "taken.widened", "--partitions", "5"]).await;
+    let read = ["--operation", "Read", "--operation", "Describe", "--operation", "DescribeConfigs"];
+    let others = ["--add", "--allow-principal", "User:*", "--topic", "taken.forbidden"];
+    kafka.tool(ACLS, &[&others[..], &read[..]].concat()).await;
+
+    pipe.wait_error("cursorless", "halted", &["there is no cursor in", "standpipe sinks seek"]).await;
+    pipe.wait_error("recreated", "halted", &["taken.recreated", "standpipe sinks seek"]).await;
+    pipe.wait_error("widened", "halted", &["now has 5 partitions and had 3", "standpipe sinks seek"]).await;
+    pipe.wait_error("forbidden", "retrying", &["grant the sink's user Write"]).await;
+    let emitted = pipe.simulator.emitted().await;
+    wait_until("the other sink goes on", LONG, async || {
+        let ids = pipe.ids("well").await;
+        emitted.iter().all(|event| ids.contains(&event.id))
+    })
+    .await;
+
+    // A right that is given back needs no operator: nothing is lost, nothing repeated.
+    let mut remove = vec!["--remove", "--force"];
+    remove.extend(&others[1..]);
+    remove.extend(read);
+    pipe.kafka.tool(ACLS, &remove).await;
+    pipe.simulator.set_rate(0).await;
+    let emitted = pipe.simulator.emitted().await;
+    wait_until("the forbidden sink has all", LONG, async || {
+        let ids = pipe.ids("forbidden").await;
+        emitted.iter().all(|event| ids.contains(&event.id))
+    })
+    .await;
+    pipe.daemon.process.signal(Signal::TERM);
+    assert_eq!(pipe.daemon.process.wait_ended(Duration::from_secs(35)).await.code(), Some(0));
+}
