@@ -15,6 +15,9 @@ use super::{thread, topics};
 use crate::config::KafkaConfig;
 use crate::event::{LedgerId, Shard, SinkName};
 
+/// Brokers that refuse a check for so long will not take it: another one of them may still.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
+
 /// What a check of a sink found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -47,7 +50,7 @@ pub async fn check(
     let handle = Handle::current();
     let findings = thread::call("checking a sink", 6 * ADMIN_TIMEOUT, move || {
         let looker = Looker::new(&settings, Isolation::Committed)?;
-        look_for_brokers(&looker, &settings, Instant::now() + ADMIN_TIMEOUT)?;
+        look_for_brokers(&looker, &settings, ADMIN_TIMEOUT, REFUSED_FOR)?;
         try_transactions(&settings)?;
         let mut findings = Findings::default();
         findings.look(&settings, &handle, &looker, &settings.cursor_topic, true)?;
@@ -71,21 +74,34 @@ pub async fn reach(
     let settings = Settings::new(deployment, name, nil, 1, Shard(0), config.clone());
     thread::call("looking for a broker", limit, move || {
         let looker = Looker::new(&settings, Isolation::Committed)?;
-        look_for_brokers(&looker, &settings, Instant::now() + limit)
+        // A password may be changed while the start waits.
+        look_for_brokers(&looker, &settings, limit, limit)
     })
     .await
 }
 
-fn look_for_brokers(looker: &Looker, settings: &Settings, deadline: Instant) -> Result<(), KafkaSinkError> {
+/// Waits until a broker answers, at most `limit`, or at most `refused` while all that is heard is that they refuse us.
+fn look_for_brokers(
+    looker: &Looker,
+    settings: &Settings,
+    limit: Duration,
+    refused: Duration,
+) -> Result<(), KafkaSinkError> {
+    let began = Instant::now();
+    let deadline = began + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = left.clamp(Duration::from_millis(100), Duration::from_secs(5));
         match looker.consumer.fetch_metadata(Some(&settings.cursor_topic), patience) {
             Ok(_) => return Ok(()),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(looker.failed(format!("looking for a broker at {}", settings.config.brokers), error));
+            Err(error) => {
+                let error = looker.failed(format!("looking for a broker at {}", settings.config.brokers), error);
+                let patience = if error.is_refusal() { limit.min(refused) } else { limit };
+                if began.elapsed() >= patience {
+                    return Err(error);
+                }
+                std::thread::park_timeout(Duration::from_millis(100));
             }
-            Err(_) => std::thread::park_timeout(Duration::from_millis(100)),
         }
     }
 }

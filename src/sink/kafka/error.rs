@@ -177,6 +177,13 @@ impl KafkaSinkError {
         }
     }
 
+    /// Whether a broker was reached that takes neither our credentials nor our side of TLS, or is not trusted.
+    pub(super) fn is_refusal(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        let Self::Kafka { source, .. } = self else { return false };
+        matches!(code_of(source), Some(Code::SaslAuthenticationFailed | Code::Authentication | Code::SSL))
+    }
+
     pub(super) fn kafka(doing: impl Into<String>) -> impl FnOnce(KafkaError) -> Self {
         let doing = doing.into();
         move |source| Self::Kafka { doing, source }
