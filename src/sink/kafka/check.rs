@@ -74,7 +74,7 @@ pub async fn reach(
     let settings = Settings::new(deployment, name, nil, 1, Shard(0), config.clone());
     thread::call("looking for a broker", limit, move || {
         let looker = Looker::new(&settings, Isolation::Committed)?;
-        // A password may be changed while the start waits.
+        // The brokers may learn of our credentials while the start waits.
         look_for_brokers(&looker, &settings, limit, limit)
     })
     .await

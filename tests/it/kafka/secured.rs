@@ -175,7 +175,7 @@ async fn events_flow_over_tls_exactly_as_over_plaintext_and_what_is_refused_is_n
     printed.push(text(&daemon.run_verb(&["status", "--json"]).await));
     printed.push(daemon.metrics().await.unwrap());
 
-    // A wrong password, and one that comes right while the sink waits.
+    // A wrong password.
     std::fs::write(&password, WRONG_PASSWORD).unwrap();
     let refused = daemon.run_verb(&["check", "--json"]).await;
     assert_eq!(refused.status.code(), Some(3), "{}", text(&refused));
