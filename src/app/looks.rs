@@ -6,12 +6,29 @@ use tokio_util::sync::CancellationToken;
 use super::health::Readiness;
 use super::shard::Shared;
 use super::stages::StageError;
+use crate::clock::Clock;
 use crate::event::Shard;
 use crate::event::ports::SinkState;
+use crate::ledger::operator::AuditStatus;
 use crate::telemetry::metrics::DEAD_LETTERS;
 
 /// How often the sinks' rows are looked at: that is how old `/readyz` may be.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// So long a finding of the audit is a reason not to be simply ready.
+const REMEMBERED: time::Duration = time::Duration::hours(24);
+
+/// What the audit of a sink says of it.
+fn audited(audit: Option<&AuditStatus>, clock: &Clock) -> (Readiness, String) {
+    let Some(audit) = audit else { return (Readiness::Ready, String::new()) };
+    match (&audit.error, &audit.finding, audit.found_at) {
+        (Some(error), _, _) => (Readiness::Degraded, format!("the audit does not follow: {error}")),
+        (None, Some(finding), Some(at)) if clock.now() - at < REMEMBERED => {
+            (Readiness::Degraded, format!("the audit has found {} in all, the last one {finding}", audit.found))
+        }
+        _ => (Readiness::Ready, String::new()),
+    }
+}
 
 /// Keeps `/readyz` and the gauge of dead letters up to date with what the sinks of a shard report in the ledger.
 ///
@@ -36,6 +53,8 @@ pub(super) async fn run(of: Shared, shard: Shard, stop: CancellationToken) -> Re
             let readiness = if running { Readiness::Ready } else { Readiness::Degraded };
             let why = row.error.as_deref().map_or_else(|| row.state.clone(), |why| format!("{}: {why}", row.state));
             of.health.note(&format!("shard/{shard}/sink/{name}"), readiness, why);
+            let (readiness, why) = audited(row.audit.as_ref().filter(|_| of.config().audit.enabled), &of.clock);
+            of.health.note(&format!("shard/{shard}/audit/{name}"), readiness, why);
         }
     }
     Ok(())

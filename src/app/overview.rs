@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::clock::Clock;
 use crate::config::{Config, SinkKind};
 use crate::console::{
-    GapLine, Ledger as LedgerLine, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine,
+    AuditLine, GapLine, Ledger as LedgerLine, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine,
 };
 use crate::event::ports::LedgerError;
 use crate::ledger::Ledger;
@@ -52,6 +52,13 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
             lag_events: row.lag_events,
             lag_seconds: Some(row.waiting_since.map_or(0.0, seconds)),
             dead_letters: row.dead_letters,
+            audit: row.audit.map(|audit| AuditLine {
+                judged: audit.judged,
+                found: audit.found,
+                finding: audit.finding,
+                at: audit.at,
+                error: audit.error,
+            }),
             error: row.error,
         }
     });

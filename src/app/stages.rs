@@ -117,6 +117,9 @@ pub(super) enum End {
 
 /// Pages on their way to the recorder, at most; the [`Capacity`] bounds what they hold.
 const MAX_PAGES: usize = 1_024;
+/// What an audit's channel holds at most.
+const AUDIT_EVENTS: usize = 2_000;
+const AUDIT_BYTES: u64 = 4 << 20;
 /// When an owner ends, its stages get this long: what is cut off is done again from the ledger.
 const ABRUPT: Duration = Duration::from_secs(3);
 /// How long recording waits for the Kafka sinks to compare themselves with the ledger. One that is out of reach stops
@@ -278,6 +281,9 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
                 clock,
                 stop,
             };
+            if shared.config().audit.enabled {
+                spawn_audit(stages, shared, owner, name, fanout, Arc::new(sink.settings()));
+            }
             stages.sinks.spawn(task, async move { Ok(kafka::run(sink).await?) });
         }
         SinkKind::Webhook(webhook) => {
@@ -297,6 +303,24 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
             stages.sinks.spawn(task, async move { Ok(webhook::run(sink).await?) });
         }
     }
+}
+
+/// The audit of a Kafka sink takes events as a sink does, and less of them at once: it may be slower.
+fn spawn_audit(
+    stages: &mut Stages,
+    shared: &Shared,
+    owner: Ownership,
+    name: &SinkName,
+    fanout: &Fanout,
+    settings: Arc<kafka::Settings>,
+) {
+    let channel = SinkName::from(format!("{name}/audit"));
+    let feed = fanout.feed(&channel, Capacity::new(AUDIT_EVENTS, AUDIT_BYTES), shared.ledger.clone());
+    let audit = kafka::Audit { settings, owner, feed, book: shared.ledger.clone(), stop: stages.stop_rest.clone() };
+    stages.sinks.spawn(format!("audit/{name}"), async move {
+        kafka::audit(audit).await;
+        Ok(())
+    });
 }
 
 impl Stages {

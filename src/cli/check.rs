@@ -53,6 +53,8 @@ struct SinkReport {
     kind: &'static str,
     guarantee: &'static str,
     order: &'static str,
+    /// Whether what it delivers is read back and judged; none where that cannot be.
+    audit: Option<&'static str>,
 }
 
 /// Loads and checks everything that can be known on this machine, then asks everything that `run` would need. Ends
@@ -102,14 +104,14 @@ fn report(ready: &Ready) -> Report {
                 guarantee: "recorded exactly once",
             })
             .collect(),
-        sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink)).collect(),
+        sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink, config.audit.enabled)).collect(),
         warnings,
         outside: None,
     }
 }
 
 /// The guarantee that a sink really has, in the words of the guarantee table.
-fn sink_report(name: &str, sink: &SinkConfig) -> SinkReport {
+fn sink_report(name: &str, sink: &SinkConfig, audited: bool) -> SinkReport {
     let in_order = "first deliveries of one record's events arrive in source order";
     let (guarantee, order) = match &sink.kind {
         SinkKind::Kafka(kafka) if keeps_records_together(&kafka.key) => {
@@ -127,7 +129,12 @@ fn sink_report(name: &str, sink: &SinkConfig) -> SinkReport {
             },
         ),
     };
-    SinkReport { sink: name.to_owned(), kind: sink.kind.as_str(), guarantee, order }
+    let audit = matches!(sink.kind, SinkKind::Kafka(_)).then_some(if audited {
+        "on: what it delivers is read back and judged while it runs"
+    } else {
+        "off ([audit] enabled); `standpipe verify` judges when asked"
+    });
+    SinkReport { sink: name.to_owned(), kind: sink.kind.as_str(), guarantee, order, audit }
 }
 
 /// Whether events of one record always get one key: the template names the record and nothing that changes with the
@@ -192,6 +199,9 @@ fn text(report: &Report) -> String {
     for sink in &report.sinks {
         say(format_args!("\nsink {} ({}): {}", sink.sink, sink.kind, sink.guarantee));
         say(format_args!("  order: {}", sink.order));
+        if let Some(audit) = sink.audit {
+            say(format_args!("  audit: {audit}"));
+        }
     }
     for warning in &report.warnings {
         let lines: Vec<String> = warning.lines().map(printable).collect();
@@ -282,5 +292,8 @@ order = "none"
         assert!(warned("activity.created"), "{report:?}");
         let shown = text(&report);
         assert!(shown.contains("sink ops (webhook): at least once"), "{shown}");
+        assert_eq!(shown.matches("  audit: off").count(), 2, "{shown}");
+        let audited = self::report(&ready(&format!("{CONFIG}[audit]\nenabled = true\n")));
+        assert_eq!(text(&audited).matches("  audit: on").count(), 2, "of the Kafka sinks alone");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::attach::attach;
-use super::output::{Format, Table, line, span};
+use super::output::{Format, Table, line, printable, span};
 use super::{Failure, Global};
 use crate::app::overview;
 use crate::clock::Clock;
@@ -69,6 +69,18 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     }
     if !status.rehydrations.is_empty() {
         line(&format!("\n{ways}"))?;
+    }
+    for row in &status.sinks {
+        let Some(audit) = &row.audit else { continue };
+        let tail = match (&audit.error, &audit.finding) {
+            (Some(error), _) => format!("; it does not follow now: {error}"),
+            (None, Some(finding)) => format!("; the last one {finding}"),
+            (None, None) => String::new(),
+        };
+        line(&printable(&format!(
+            "audit of {}/{}: {} messages judged, {} not as they should be{tail}",
+            row.sink, row.shard, audit.judged, audit.found
+        )))?;
     }
     if !status.gaps.is_empty() {
         line(&format!("\n{} gap(s): see `standpipe gaps list`", status.gaps.len()))?;

@@ -12,12 +12,12 @@ use tracing_subscriber::EnvFilter;
 use super::check_account::account;
 use super::check_sink::sink;
 use super::problem::{Origins, Problem};
-use super::raw::{RawAudit, RawConfig, RawKey, RawLedger, RawLogFormat, RawScope, RawServer, RawTelemetry};
+use super::raw::{RawConfig, RawKey, RawLedger, RawLogFormat, RawScope, RawServer, RawTelemetry};
 use super::scalar::{PathText, SecretText, format_duration, is_name};
 use super::secret::{Secret, SecretError};
 use super::types::{
-    AccountConfig, ChannelsConfig, Config, KeyConfig, LedgerConfig, LedgerUrl, LogFormat, Scope, ServerConfig,
-    TelemetryConfig,
+    AccountConfig, AuditConfig, ChannelsConfig, Config, KeyConfig, LedgerConfig, LedgerUrl, LogFormat, Scope,
+    ServerConfig, TelemetryConfig,
 };
 use super::walk::shown;
 use crate::event::AccountName;
@@ -121,7 +121,6 @@ pub(super) fn check(
     to.at_least("startup_timeout", raw.startup_timeout.0, Duration::from_secs(1));
     to.at_least("drain_timeout", raw.drain_timeout.0, Duration::from_secs(1));
     let state_dir = state_dir(raw.state_dir, &mut to);
-    audit(&raw.audit, &mut to);
     let names: Vec<&str> = raw.accounts.keys().map(|name| name.0.as_str()).collect();
     let server = server(raw.server, &names, &mut to);
     let telemetry = telemetry(raw.telemetry, &mut to);
@@ -154,6 +153,7 @@ pub(super) fn check(
         server,
         accounts,
         sinks,
+        audit: AuditConfig { enabled: raw.audit.enabled },
         telemetry,
         origins: origins.clone(),
     };
@@ -182,12 +182,6 @@ fn state_dir(given: PathText, to: &mut Checker<'_>) -> PathBuf {
         to.refuse("state_dir", format!("{} is not a directory", given.0.display()));
     }
     given.0
-}
-
-fn audit(raw: &RawAudit, to: &mut Checker<'_>) {
-    if raw.enabled {
-        to.refuse("audit.enabled", "the audit is not in this version of standpipe yet; set it to false");
-    }
 }
 
 fn ledger(raw: RawLedger, accounts: &IndexMap<AccountName, AccountConfig>, to: &mut Checker<'_>) -> LedgerConfig {

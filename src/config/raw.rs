@@ -462,7 +462,7 @@ impl Default for RawBreaker {
 #[derive(Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawAudit {
-    /// Not in this version yet: only `false`.
+    /// Whether every Kafka sink's topics are read back and judged while it delivers.
     pub enabled: bool,
 }
 

@@ -197,7 +197,6 @@ fn what_later_versions_take_is_refused_by_name() {
     for more in [
         "on_gap = \"repair\"",
         "start = \"snapshot\"",
-        "[audit]\nenabled = true",
         &kafka("format = \"cloudevents\""),
         &webhook("after = \"crm\""),
         &webhook("coalesce = \"latest\""),

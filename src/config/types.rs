@@ -31,6 +31,8 @@ pub struct Config {
     pub accounts: IndexMap<AccountName, AccountConfig>,
     /// The sinks, in the order of the file.
     pub sinks: IndexMap<SinkName, SinkConfig>,
+    /// Reading back what the Kafka sinks deliver.
+    pub audit: AuditConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// Where each key was given; see [`Config::origin`].
@@ -49,6 +51,13 @@ impl Config {
     pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         self.origins.problem(key, message)
     }
+}
+
+/// `[audit]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// Whether every Kafka sink's topics are read back and judged while it delivers.
+    pub enabled: bool,
 }
 
 /// `[ledger]`

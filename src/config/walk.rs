@@ -209,7 +209,7 @@ impl Walk<'_> {
                 None
             }
             Value::Float(_) if types.contains(&"number") => None,
-            Value::Boolean(_) if types.contains(&"boolean") => later(path, "", &node.value),
+            Value::Boolean(_) if types.contains(&"boolean") => None,
             other => Some(expected(schema, &types, other, node.opaque)),
         };
         match wrong {
@@ -282,7 +282,7 @@ fn wrong_text(text: &str, schema: &Json, path: &str, opaque: bool) -> Option<Str
         if words.contains(&text) {
             return None;
         }
-        let later = later(path, text, &Value::Boolean(false));
+        let later = later(path, text);
         return Some(later.unwrap_or_else(|| not_a_word(text, opaque, &words)));
     }
     let kind = kind(schema);
@@ -333,15 +333,12 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// What later versions take and this one refuses, clearly, instead of doing something else in silence.
-fn later(path: &str, text: &str, value: &Value) -> Option<String> {
+fn later(path: &str, text: &str) -> Option<String> {
     let key = path.rsplit_once('.').map_or(path, |(_, key)| key);
     let instead = match (key, text) {
         ("on_gap", "repair") => "use \"continue\" (gaps are recorded and announced) or \"halt\"",
         ("start", "snapshot") if path.starts_with("accounts.") => "use \"tail\" or \"top\"",
         ("format", "cloudevents" | "debezium") => "use \"event\"",
-        _ if path == "audit.enabled" && matches!(value, Value::Boolean(true)) => {
-            return Some("the audit is not in this version of standpipe yet; set it to false".to_owned());
-        }
         _ => return None,
     };
     Some(format!("\"{text}\" is not in this version of standpipe yet; {instead}"))

@@ -18,7 +18,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use futures_util::future::BoxFuture;
 
-pub use model::{EventLine, GapLine, Ledger, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine};
+pub use model::{
+    AuditLine, EventLine, GapLine, Ledger, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine,
+};
 
 /// How long the page waits for what it shows.
 const WITHIN: Duration = Duration::from_secs(5);

@@ -139,7 +139,25 @@ pub struct SinkLine {
     pub lag_seconds: Option<f64>,
     /// Dead letters that wait for an operator.
     pub dead_letters: u64,
+    /// What the continuous audit has found; none where it never ran.
+    pub audit: Option<AuditLine>,
     /// What is wrong with it.
+    pub error: Option<String>,
+}
+
+/// The continuous audit of a Kafka sink.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditLine {
+    /// Messages that were judged.
+    pub judged: u64,
+    /// Those of them that were not as they should be.
+    pub found: u64,
+    /// The last of them, in words.
+    pub finding: Option<String>,
+    /// When it last noted something.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Why it does not follow now.
     pub error: Option<String>,
 }
 

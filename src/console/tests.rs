@@ -32,6 +32,13 @@ fn overview() -> Overview {
         lag_events,
         lag_seconds: Some(0.2),
         dead_letters: 0,
+        audit: (kind == "kafka").then(|| AuditLine {
+            judged: 4_711,
+            found: 1,
+            finding: Some("duplicate: seq 7 in <topic>".into()),
+            at,
+            error: None,
+        }),
         error: None,
     };
     let event = |seq, event_type: &str, record_id: &str| EventLine {

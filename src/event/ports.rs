@@ -427,6 +427,30 @@ pub trait ProofBook: ReadLedger {
     ) -> impl Future<Output = Result<Excuses, LedgerError>> + Send;
 }
 
+/// What the audit of a sink has to tell since its last note.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditNote {
+    /// Messages that were judged.
+    pub judged: u64,
+    /// Those of them that were not as they should be.
+    pub found: u64,
+    /// The last finding, in words; at most 1 KiB are kept.
+    pub finding: Option<String>,
+    /// Why the audit does not follow now.
+    pub error: Option<String>,
+}
+
+/// Where the audit of a sink notes what it finds.
+pub trait AuditBook: Clone + Send + Sync + 'static {
+    /// Adds a note to the sink's row. Nothing is written where another owner has the shard.
+    fn audited(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        note: &AuditNote,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
 // ── route ⇄ sink ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// What the rules of a sink say about one event.

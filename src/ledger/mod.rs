@@ -18,6 +18,7 @@
 //! A COMMIT whose answer is lost is settled by reading the shard row again, whose lock waits for the old backend;
 //! applying a page again is always safe.
 
+mod audits;
 mod backlog;
 mod control;
 mod database;

@@ -60,6 +60,8 @@ pub mod values {
     pub const SINK_STATES: [&str; 6] = ["starting", "running", "retrying", "paused", "disabled", "halted"];
     /// `outcome` of `kafka_transactions_total`.
     pub const TRANSACTION_OUTCOMES: [&str; 2] = ["committed", "discarded"];
+    /// `outcome` of `audit_events_total`.
+    pub const AUDIT_OUTCOMES: [&str; 6] = ["good", "unjudged", "missing", "duplicate", "reordered", "altered"];
     /// `status_class` of `webhook_attempts_total`.
     pub const ATTEMPT_CLASSES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "timeout", "refused", "error"];
     /// `status_class` of `vendor_requests_total`.
@@ -132,6 +134,10 @@ metrics! {
         "Times that a sink found its way back to a ledger that was rewound behind it.";
     Histogram KAFKA_TRANSACTION_SECONDS = "standpipe_kafka_transaction_seconds" ["sink"]
         "Time from the begin of a Kafka transaction to its definite commit.";
+    Counter AUDIT_EVENTS_TOTAL = "standpipe_audit_events_total" ["sink", "outcome"]
+        "Messages that the audit judged, by outcome: good, unjudged, missing, duplicate, reordered, altered.";
+    Gauge AUDIT_LAG_MESSAGES = "standpipe_audit_lag_messages" ["sink", "shard"]
+        "Offsets between the audit and the ends of the sink's partitions, marks of transactions included.";
     Counter WEBHOOK_ATTEMPTS_TOTAL = "standpipe_webhook_attempts_total" ["sink", "status_class"]
         "Webhook attempts by answer: 2xx, 3xx, 4xx, 5xx, timeout, refused, error.";
     Gauge WEBHOOK_BREAKER_STATE = "standpipe_webhook_breaker_state" ["sink", "shard"]

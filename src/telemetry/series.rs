@@ -4,16 +4,16 @@
 use metrics::{counter, gauge, histogram};
 
 use super::metrics::values::{
-    ATTEMPT_CLASSES, BUDGET_WINDOWS, POLL_OUTCOMES, RECORD_RESULTS, SINK_OUTCOMES, SINK_STATES, TRANSACTION_OUTCOMES,
-    VENDOR_CLASSES,
+    ATTEMPT_CLASSES, AUDIT_OUTCOMES, BUDGET_WINDOWS, POLL_OUTCOMES, RECORD_RESULTS, SINK_OUTCOMES, SINK_STATES,
+    TRANSACTION_OUTCOMES, VENDOR_CLASSES,
 };
 use super::metrics::{
-    BLOCKED_SECONDS_TOTAL, DEAD_LETTERS, END_TO_END_SECONDS, GAPS_TOTAL, KAFKA_REHYDRATIONS_TOTAL,
-    KAFKA_TRANSACTION_SECONDS, KAFKA_TRANSACTIONS_TOTAL, LEDGER_BACKLOG_BYTES, LEDGER_COMMIT_SECONDS,
-    LEDGER_EVENTS_TOTAL, LEDGER_VOID_SEQS_TOTAL, SHARD_OWNED, SINK_EVENTS_TOTAL, SINK_LAG_EVENTS, SINK_LAG_SECONDS,
-    SINK_STATE, SOURCE_AT_TOP, SOURCE_EVENTS_TOTAL, SOURCE_LAG_SECONDS, SOURCE_POLLS_TOTAL,
-    SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL, VENDOR_BUDGET_REMAINING, VENDOR_REQUESTS_TOTAL,
-    WEBHOOK_ATTEMPTS_TOTAL, WEBHOOK_BREAKER_STATE,
+    AUDIT_EVENTS_TOTAL, AUDIT_LAG_MESSAGES, BLOCKED_SECONDS_TOTAL, DEAD_LETTERS, END_TO_END_SECONDS, GAPS_TOTAL,
+    KAFKA_REHYDRATIONS_TOTAL, KAFKA_TRANSACTION_SECONDS, KAFKA_TRANSACTIONS_TOTAL, LEDGER_BACKLOG_BYTES,
+    LEDGER_COMMIT_SECONDS, LEDGER_EVENTS_TOTAL, LEDGER_VOID_SEQS_TOTAL, SHARD_OWNED, SINK_EVENTS_TOTAL,
+    SINK_LAG_EVENTS, SINK_LAG_SECONDS, SINK_STATE, SOURCE_AT_TOP, SOURCE_EVENTS_TOTAL, SOURCE_LAG_SECONDS,
+    SOURCE_POLLS_TOTAL, SOURCE_RETENTION_HEADROOM_SECONDS, SOURCE_UNWANTED_TOTAL, VENDOR_BUDGET_REMAINING,
+    VENDOR_REQUESTS_TOTAL, WEBHOOK_ATTEMPTS_TOTAL, WEBHOOK_BREAKER_STATE,
 };
 use crate::config::{Config, SinkKind};
 use crate::event::{AccountName, GapReason, Shard, SinkName, StreamKey};
@@ -84,6 +84,9 @@ pub fn sink(name: &SinkName, kind: &SinkKind) {
     drop(histogram!(END_TO_END_SECONDS, "sink" => sink()));
     match kind {
         SinkKind::Kafka(_) => {
+            for outcome in AUDIT_OUTCOMES {
+                counter!(AUDIT_EVENTS_TOTAL, "sink" => sink(), "outcome" => outcome).increment(0);
+            }
             for outcome in TRANSACTION_OUTCOMES {
                 counter!(KAFKA_TRANSACTIONS_TOTAL, "sink" => sink(), "outcome" => outcome).increment(0);
             }
@@ -107,7 +110,8 @@ pub fn sink_shard(name: &SinkName, kind: &SinkKind, shard: Shard) {
         let [sink, shard] = labels();
         gauge!(SINK_STATE, &[sink, shard, ("state", state.to_owned())]).increment(0.0);
     }
-    if let SinkKind::Webhook(_) = kind {
-        gauge!(WEBHOOK_BREAKER_STATE, &labels()).increment(0.0);
+    match kind {
+        SinkKind::Kafka(_) => gauge!(AUDIT_LAG_MESSAGES, &labels()).increment(0.0),
+        SinkKind::Webhook(_) => gauge!(WEBHOOK_BREAKER_STATE, &labels()).increment(0.0),
     }
 }

@@ -67,6 +67,30 @@ pub struct SinkStatus {
     pub waiting_since: Option<OffsetDateTime>,
     /// Dead letters that wait for an operator.
     pub dead_letters: u64,
+    /// What the continuous audit has found; none where the sink was never audited.
+    pub audit: Option<AuditStatus>,
+}
+
+/// What the audit of a sink has found, as an operator sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditStatus {
+    /// When it was audited first.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// When it was audited last.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Messages that were judged.
+    pub judged: u64,
+    /// Those of them that were not as they should be.
+    pub found: u64,
+    /// The last of them, in words.
+    pub finding: Option<String>,
+    /// When it was found.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub found_at: Option<OffsetDateTime>,
+    /// Why the audit does not follow now.
+    pub error: Option<String>,
 }
 
 /// A gap as an operator sees it.
@@ -217,8 +241,10 @@ impl Ledger {
                 r#"SELECT k.sink, k.shard, k.state, k.error, k.cursor,
                        greatest(h.head - coalesce(k.cursor, 0), 0) AS "lag!",
                        (SELECT e.recorded_at FROM events e WHERE e.shard = k.shard AND e.seq = k.cursor + 1) AS waiting_since,
-                       (SELECT count(*) FROM dead_letters d WHERE d.sink = k.sink AND d.shard = k.shard) AS "letters!"
-                   FROM sinks k JOIN shards h USING (shard) ORDER BY k.sink, k.shard"#
+                       (SELECT count(*) FROM dead_letters d WHERE d.sink = k.sink AND d.shard = k.shard) AS "letters!",
+                       a.since AS "since?", a.at AS "at?", a.judged AS "judged?", a.found AS "found?", a.finding,
+                       a.found_at, a.error AS audit_error
+                   FROM sinks k JOIN shards h USING (shard) LEFT JOIN audits a USING (sink, shard) ORDER BY k.sink, k.shard"#
             )
             .fetch_all(&mut *session)
             .await
@@ -233,6 +259,15 @@ impl Ledger {
                 lag_events: count(row.lag),
                 waiting_since: row.waiting_since,
                 dead_letters: count(row.letters),
+                audit: row.since.zip(row.at).map(|(since, at)| AuditStatus {
+                    since,
+                    at,
+                    judged: count(row.judged.unwrap_or(0)),
+                    found: count(row.found.unwrap_or(0)),
+                    finding: row.finding,
+                    found_at: row.found_at,
+                    error: row.audit_error,
+                }),
             });
             Ok(rows.collect())
         })

@@ -7,6 +7,6 @@ mod order;
 mod replay;
 
 pub use evidence::{ConflictRow, RejectedRow};
-pub use look::{EventRow, GapRow, SchemaRow, ShardRow, SinkStatus, StreamStatus};
+pub use look::{AuditStatus, EventRow, GapRow, SchemaRow, ShardRow, SinkStatus, StreamStatus};
 pub use order::{OrderError, SeekTo};
 pub use replay::{MAX_REPLAYS, MAX_SEQ, Replayed, Seqs};

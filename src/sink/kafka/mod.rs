@@ -17,6 +17,7 @@
 //!
 //! W ≤ C always: W is written after a definite yes, later, and never read to decide where to go on.
 
+mod audit;
 mod check;
 mod client;
 mod cluster;
@@ -40,6 +41,7 @@ mod thread;
 mod topics;
 mod verify;
 
+pub use audit::{Audit, audit};
 pub use check::{Checked, check, reach};
 pub use client::KafkaCluster;
 pub use cluster::{

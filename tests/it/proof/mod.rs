@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use self::world::{Pipe, seq};
 use crate::support::kafka::Message;
+use crate::support::wait::wait_until;
 
 /// The numbers of what was found: missing, duplicate, reordered, altered, unlinked.
 fn found(proof: &Value) -> [u64; 5] {
@@ -44,7 +45,7 @@ async fn a_healthy_pipe_is_verified_while_it_runs_across_replays_and_other_rules
         let messages = pipe.messages().await;
         messages.iter().any(|message| message.headers.iter().any(|(name, _)| name == "standpipe-replay"))
     };
-    crate::support::wait::wait_until("the replay", world::LONG, replayed).await;
+    wait_until("the replay", world::LONG, replayed).await;
     let before = pipe.head().await;
     pipe.emit(100).await;
     pipe.wait_taken(before + 100).await;
@@ -158,4 +159,47 @@ async fn a_sink_that_cannot_be_judged_says_so_with_its_exit_code() {
     std::fs::write(&path, text.replace("[sinks.crm]", "[sinks.other]")).unwrap();
     let proof = pipe.verify(&[]).await;
     assert!(proof["notes"].to_string().contains("has not started"), "{proof}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_finds_what_is_planted_while_it_runs_and_stops_nothing() {
+    let pipe = Pipe::start("audited", 60, "[audit]\nenabled = true\n").await;
+    let audit = async || pipe.status().await["sinks"][0]["audit"].clone();
+    let judged = async |count: u64| {
+        let what = format!("{count} messages were judged");
+        wait_until(what, world::LONG, async || audit().await["judged"].as_u64() >= Some(count)).await;
+    };
+    wait_until("it follows", world::LONG, async || !audit().await.is_null()).await;
+    pipe.emit(60).await;
+    pipe.wait_taken(120).await;
+    judged(60).await;
+    assert_eq!(audit().await["found"], 0);
+
+    let messages = pipe.messages().await;
+    // One that was there before it began, and one that it has judged.
+    let early = messages.iter().find(|message| seq(message) == 30).unwrap().clone();
+    let late = messages.iter().find(|message| seq(message) == 100).unwrap().clone();
+    let mut altered = messages.iter().find(|message| seq(message) == 110).unwrap().clone();
+    altered.headers.iter_mut().find(|(name, _)| name == "standpipe-seq").unwrap().1 = "119999".to_owned();
+    pipe.produce(&[early, late, altered]);
+    wait_until("all three are found", world::LONG, async || audit().await["found"] == 3).await;
+    pipe.emit(60).await;
+    pipe.wait_taken(180).await;
+    judged(123).await;
+    let status = audit().await;
+    assert_eq!(status["found"], 3, "{status}");
+
+    let metrics = pipe.daemon.metrics().await.unwrap();
+    let value = |outcome: &str| {
+        let name = format!("standpipe_audit_events_total{{sink=\"crm\",outcome=\"{outcome}\"}} ");
+        let line = metrics.lines().find(|line| line.starts_with(&name)).unwrap_or_else(|| panic!("{name}: {metrics}"));
+        line[name.len()..].parse::<u64>().unwrap()
+    };
+    assert_eq!((value("good"), value("duplicate")), (120, 2));
+    assert_eq!(value("missing") + value("altered"), 1, "an event that the ledger does not have");
+    let (code, body) = pipe.daemon.readyz().await.unwrap();
+    assert!(code == 200 && body.contains("shard/0/audit/crm") && body.contains("the audit has found 3"), "{body}");
+    let log = std::fs::read_to_string(pipe.daemon.process.log_path()).unwrap();
+    assert_eq!(log.matches("the audit found something").count(), 3);
+    assert!(pipe.verb(&["status"]).await.contains("3 not as they should be"));
 }

@@ -129,7 +129,8 @@ impl Expected {
     }
 }
 
-fn content(id: &str, chain: &str, value: &[u8]) -> u64 {
+/// Half a digest of what a message says; never 0.
+pub(in super::super) fn content(id: &str, chain: &str, value: &[u8]) -> u64 {
     let mut hash = Sha256::new();
     for part in [id.as_bytes(), chain.as_bytes(), value] {
         hash.update((part.len() as u64).to_be_bytes());

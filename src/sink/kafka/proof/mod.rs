@@ -33,10 +33,12 @@ use crate::event::ports::{LedgerError, ProofBook, Route, Standing};
 use crate::event::{Batch, Seq};
 
 use expected::Expected;
+pub(super) use expected::content;
 use judge::{Judge, Partition, Topic};
 pub use report::{Fault, Finding, MAX_FINDINGS, Proof};
-use seen::{Seen, read_through};
-use trail::Trail;
+pub(super) use seen::Seen;
+use seen::read_through;
+pub(super) use trail::Trail;
 
 /// Events that are judged at once, at most: 1.6 GB of memory.
 const MAX_JUDGED: u64 = 100_000_000;
@@ -105,7 +107,7 @@ pub async fn prove<B: ProofBook>(question: &Question<'_, B>) -> Result<Proof, Ka
 }
 
 /// The cursor that a `read_committed` consumer sees now; blocks.
-fn committed_cursor(settings: &Settings) -> Result<Option<Cursor>, KafkaSinkError> {
+pub(super) fn committed_cursor(settings: &Settings) -> Result<Option<Cursor>, KafkaSinkError> {
     let looker = Looker::new(settings, Isolation::Committed)?;
     let count = looker.partitions(&settings.cursor_topic, Instant::now() + ADMIN_TIMEOUT)?;
     if count.is_none_or(|count| count <= i32::from(settings.shard.0)) {

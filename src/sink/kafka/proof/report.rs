@@ -24,9 +24,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Missing, Self::Duplicate, Self::Reordered, Self::Altered, Self::Unlinked, Self::Cursor];
+    /// Those that the audit tells of a message.
+    pub const OF_MESSAGES: [Self; 4] = [Self::Missing, Self::Duplicate, Self::Reordered, Self::Altered];
 
     /// The word for it, as in the report and in metrics.
     #[must_use]

@@ -37,6 +37,12 @@ pub struct Hop {
 const MAX_HOPS: usize = 100_000;
 
 impl Trail {
+    /// A trail that goes on behind `last`, 0 where nothing came before.
+    #[must_use]
+    pub fn behind(last: Seq) -> Self {
+        Self { heads: vec![last], ..Self::default() }
+    }
+
     /// Follows one message that is neither a repetition nor a repair; whether it links.
     pub fn step(&mut self, seq: Seq, prev: Seq, offset: i64) -> bool {
         let chain = self.heads.iter().position(|head| *head == prev);
@@ -68,6 +74,12 @@ impl Trail {
     #[must_use]
     pub fn hops(&self) -> &[Hop] {
         &self.hops
+    }
+
+    /// Forgets the hops: who follows for ever has told each of them.
+    pub fn forget_hops(&mut self) {
+        self.hops.clear();
+        self.awaited.clear();
     }
 }
 
