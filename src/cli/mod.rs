@@ -15,6 +15,7 @@ mod init;
 mod migrate;
 mod output;
 mod reach;
+mod reconcile;
 mod reload;
 mod run;
 mod simulate;
@@ -136,6 +137,8 @@ enum Verb {
     Gaps(gaps::Options),
     /// Check by reading a Kafka sink's topics that nothing in them is missing, duplicate, reordered or altered
     Verify(verify::Options),
+    /// Make the topics of a Kafka sink whole again: emit what is missing of what it had delivered, and nothing else
+    Reconcile(reconcile::Options),
     /// Webhooks: send a ping, sign and verify by hand, make a new secret
     #[command(subcommand)]
     Webhook(webhook::Options),
@@ -182,6 +185,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::DeadLetters(options) => dead_letters::run(&global, &options).await,
         Verb::Gaps(options) => gaps::run(&global, &options).await,
         Verb::Verify(options) => verify::run(&global, &options).await,
+        Verb::Reconcile(options) => reconcile::run(&global, &options).await,
         Verb::Webhook(options) => webhook::run(&global, &options).await,
         Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Simulate(options) => simulate::run(*options).await,

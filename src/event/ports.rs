@@ -306,10 +306,29 @@ pub struct SinkRow {
     pub cursor: Option<Seq>,
     /// An operator's order to stand at this seq instead; cleared by [`SinkBook::sought`].
     pub seek: Option<Seq>,
+    /// An operator's order to be reconciled with its topics; cleared by [`SinkBook::reconciled`]. A seek comes first.
+    pub reconcile: Option<Reconcile>,
     /// Whether an operator paused it.
     pub paused: bool,
     /// Set while a webhook endpoint is disabled: since when and why.
     pub disabled: Option<String>,
+}
+
+/// What is known of a sink that is to be reconciled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reconcile {
+    /// The fingerprint of the rules by which it delivered last, where they were noted.
+    pub rules: Option<String>,
+    /// The last event that it took before it had them.
+    pub after: Seq,
+}
+
+impl SinkRow {
+    /// Whether an operator wants something else of a sink than to deliver.
+    #[must_use]
+    pub const fn is_wished_otherwise(&self) -> bool {
+        self.paused || self.seek.is_some() || self.reconcile.is_some()
+    }
 }
 
 /// An event that a sink gave up on, with the reason.
@@ -370,6 +389,25 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
         _owner: Ownership,
         _fingerprint: &str,
         _after: Seq,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send {
+        std::future::ready(Ok(()))
+    }
+    /// The excuses of a sink between two seqs; none where a book keeps nothing of the kind.
+    fn excused(
+        &self,
+        _sink: &SinkName,
+        _shard: Shard,
+        _from: Seq,
+        _to: Seq,
+    ) -> impl Future<Output = Result<Excuses, LedgerError>> + Send {
+        std::future::ready(Ok(Excuses::default()))
+    }
+    /// Ends the order in [`SinkRow::reconcile`]: the cursor is at `cursor`, or where it was when that is further.
+    fn reconciled(
+        &self,
+        _sink: &SinkName,
+        _owner: Ownership,
+        _cursor: Seq,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send {
         std::future::ready(Ok(()))
     }

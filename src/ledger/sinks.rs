@@ -9,7 +9,10 @@ use super::control::sink_gap_id;
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
 use super::streams::printable;
-use crate::event::ports::{ChainAt, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState};
+use crate::event::ports::{
+    ChainAt, Excuses, LedgerError, NewDeadLetter, Ownership, ProofBook as _, Reconcile, ShardBounds, SinkBook, SinkRow,
+    SinkState,
+};
 use crate::event::{GapReason, Seq, Shard, SinkName};
 
 const REASON_BYTES: usize = 1024;
@@ -77,7 +80,7 @@ impl SinkBook for Ledger {
             .await
             .map_err(failed(doing))?;
             let row = sqlx::query!(
-                "SELECT cursor, seek_to, paused, disabled FROM sinks WHERE sink = $1 AND shard = $2",
+                "SELECT cursor, seek_to, reconcile_at, rules, rules_after, paused, disabled FROM sinks WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard
             )
@@ -88,6 +91,10 @@ impl SinkBook for Ledger {
             Ok(SinkRow {
                 cursor: row.cursor.map(seq_from_db),
                 seek: row.seek_to.map(seq_from_db),
+                reconcile: row.reconcile_at.map(|_| Reconcile {
+                    rules: row.rules,
+                    after: row.rules_after.map_or(Seq::ZERO, seq_from_db),
+                }),
                 paused: row.paused,
                 disabled: row.disabled,
             })
@@ -141,7 +148,7 @@ impl SinkBook for Ledger {
                 write_gap(&mut session, sink, shard, skipped, GapReason::Sought, doing).await?;
             }
             sqlx::query!(
-                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(),
+                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(), reconcile_at = NULL,
                     seek_to = CASE WHEN seek_to = $3 THEN NULL ELSE seek_to END,
                     seek_reason = CASE WHEN seek_to = $3 THEN NULL ELSE seek_reason END
                  WHERE sink = $1 AND shard = $2",
@@ -259,6 +266,33 @@ impl SinkBook for Ledger {
             .await
             .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))
+        })
+        .await
+    }
+
+    async fn excused(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
+        self.excuses(sink, shard, from, to).await
+    }
+
+    async fn reconciled(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
+        let doing = "noting that a sink is reconciled";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let noted = sqlx::query!(
+                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
+                 UPDATE sinks s SET cursor = greatest(s.cursor, $4), cursor_at = clock_timestamp(), reconcile_at = NULL
+                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
+                sink.as_str(),
+                shard,
+                owner.epoch.0,
+                seq_to_db(cursor)
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            if noted.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
         })
         .await
     }

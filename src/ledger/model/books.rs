@@ -64,8 +64,10 @@ impl SinkBook for Model {
         only(owner.shard)?;
         let sink = sink.clone();
         self.write("reading a sink's row", owner, move |state| {
-            let new =
-                || Sink { row: SinkRow { cursor: None, seek: None, paused: false, disabled: None }, reported: None };
+            let new = || Sink {
+                row: SinkRow { cursor: None, seek: None, reconcile: None, paused: false, disabled: None },
+                reported: None,
+            };
             Ok(state.sinks.entry(sink).or_insert_with(new).row.clone())
         })
         .await

@@ -156,7 +156,7 @@ impl Ledger {
                 None => cursor,
             };
             let done = sqlx::query!(
-                "UPDATE sinks SET seek_to = $3, seek_reason = 'sought' WHERE sink = $1 AND shard = $2",
+                "UPDATE sinks SET seek_to = $3, seek_reason = 'sought', reconcile_at = NULL WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard_to_db(shard),
                 seq_to_db(cursor)
@@ -168,6 +168,28 @@ impl Ledger {
             Ok(if done.rows_affected() == 1 { Ok(cursor) } else { Err(OrderError::NoSink(sink.clone())) })
         })
         .await?
+    }
+
+    /// Orders a Kafka sink to be reconciled with its topics, in one shard.
+    pub async fn reconcile_sink(&self, sink: &SinkName, shard: Shard) -> Result<(), OrderError> {
+        let doing = "ordering a sink to be reconciled";
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let done = sqlx::query!(
+                "UPDATE sinks SET reconcile_at = clock_timestamp(), seek_to = NULL, seek_reason = NULL
+                 WHERE sink = $1 AND shard = $2",
+                sink.as_str(),
+                shard_to_db(shard)
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(done.rows_affected())
+        })
+        .await
+        .map_err(OrderError::from)
+        .and_then(|rows| if rows == 1 { Ok(()) } else { Err(OrderError::NoSink(sink.clone())) })
     }
 
     /// Forgets a sink that is no longer configured: from now on it holds nothing back, and a sink of its name would be

@@ -17,12 +17,16 @@ use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::{KafkaSinkError, code_of};
 use super::producer::Producer;
-use super::{look, tail, thread, topics};
+use super::proof::TopicHeld;
+use super::{look, proof, tail, thread, topics};
 use crate::event::Seq;
 use crate::event::ports::Delivered;
 
 /// Events of a client that are looked through for the reason of a failure.
 const SERVED: usize = 10_000;
+
+/// The bound of reading all topics of a sink through.
+const READ_LIMIT: Duration = Duration::from_hours(12);
 
 /// A Kafka cluster over the network.
 #[derive(Debug)]
@@ -96,6 +100,16 @@ impl Cluster for KafkaCluster {
         let expected = expected.clone();
         thread::call("reading the ends of topics", 6 * TRANSACTION_TIMEOUT, move || look::ends(&settings, &expected))
             .await
+    }
+
+    async fn held(&mut self, topics: &[Arc<str>], range: (Seq, Seq)) -> Result<Vec<TopicHeld>, KafkaSinkError> {
+        let (settings, topics) = (self.settings.clone(), topics.to_vec());
+        let handle = tokio::runtime::Handle::current();
+        // What stands still is given up long before.
+        thread::call("reading a sink's topics through", READ_LIMIT, move || {
+            proof::held(&settings, &handle, &topics, range)
+        })
+        .await
     }
 
     async fn topic(&mut self, name: &str, kind: TopicKind) -> Result<TopicInfo, KafkaSinkError> {

@@ -324,7 +324,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
     }
 
     fn obey(&mut self, row: &SinkRow) {
-        if row.paused || row.seek.is_some() {
+        if row.is_wished_otherwise() {
             self.leaving = self.leaving.or(Some(End::Wished));
         }
     }

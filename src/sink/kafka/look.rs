@@ -181,7 +181,9 @@ fn look_back(
 /// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote.
 pub(super) fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
     let value = |name: &str| header(message, name);
-    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
+    // A repair stands out of order on purpose, and ends nothing.
+    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard || value("standpipe-repair").is_some()
+    {
         return None;
     }
     Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))

@@ -26,6 +26,8 @@ pub struct Outgoing {
     pub key: String,
     /// The previous seq of this shard in this partition; 0 where none.
     pub prev: Seq,
+    /// Set where it is put behind a later one of its partition: the last seq that stands before it there.
+    pub repair: Option<Seq>,
     /// Headers that the sink's configuration adds.
     pub user: Vec<(Arc<str>, String)>,
     batch: Arc<Batch>,
@@ -52,7 +54,7 @@ impl Outgoing {
     /// The event at `at` of a batch, for a topic, under a key. The partition and what precedes it are set later.
     #[must_use]
     pub fn new(batch: &Arc<Batch>, at: usize, topic: Arc<str>, key: String, user: Vec<(Arc<str>, String)>) -> Self {
-        Self { topic, partition: 0, key, prev: Seq::ZERO, user, batch: Arc::clone(batch), at, stub: None }
+        Self { topic, partition: 0, key, prev: Seq::ZERO, repair: None, user, batch: Arc::clone(batch), at, stub: None }
     }
 
     /// The event.
@@ -77,8 +79,8 @@ impl Outgoing {
     #[must_use]
     pub fn size(&self) -> usize {
         let user: usize = self.user.iter().map(|(name, value)| name.len() + value.len() + 10).sum();
-        // The eleven headers of ours, with their names, hold about 430 bytes beside the id.
-        self.value().len() + self.key.len() + user + self.event().id.len() + 430 + FRAMING
+        // The headers of ours, with their names, hold about 470 bytes beside the id.
+        self.value().len() + self.key.len() + user + self.event().id.len() + 470 + FRAMING
     }
 
     /// Replaces the value by a stub; headers of the configuration go, so that they cannot be what is too large.
@@ -102,6 +104,9 @@ impl Outgoing {
         each("content-type", b"application/json");
         if let Some(replay) = &event.replay {
             each("standpipe-replay", decimal(replay.of.0, &mut digits));
+        }
+        if let Some(behind) = self.repair {
+            each("standpipe-repair", decimal(behind.0, &mut digits));
         }
         if self.is_stub() {
             each("standpipe-truncated", decimal(event.body.len() as u64, &mut digits));
@@ -256,6 +261,14 @@ mod tests {
         let replay = Replay { sink: SinkName::from("crm"), of: Seq(18_446_744_073_709_551_615) };
         let found = headers(&outgoing("{}", Some(replay)));
         assert!(found.contains(&("standpipe-replay".to_owned(), "18446744073709551615".to_owned())));
+        assert!(found.iter().all(|(name, _)| name != "standpipe-repair"));
+    }
+
+    #[test]
+    fn a_repair_names_the_seq_that_stands_before_it_out_of_order() {
+        let mut out = outgoing("{}", None);
+        out.repair = Some(Seq(50));
+        assert!(headers(&out).contains(&("standpipe-repair".to_owned(), "50".to_owned())));
     }
 
     #[test]

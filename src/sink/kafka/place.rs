@@ -15,7 +15,8 @@ use crate::event::{Chain, Seq, SinkName};
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
 use super::cursor::{Cursor, Tails};
-use super::error::KafkaSinkError;
+use super::error::{Disposition, KafkaSinkError};
+use super::reconcile::reconcile;
 use super::rehydrate::{is_rewound, refuse_another, rehydrate};
 use super::runner::Runner;
 use super::verify::{Stop, Verdict, compare, found_tails, judge};
@@ -70,7 +71,7 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     if !cluster.cursor_topic(false).await? {
         let copy = row.cursor.unwrap_or(Seq::ZERO);
         // A cluster that may be the wrong one gets no topic of ours.
-        if copy > Seq::ZERO && row.seek.is_none() {
+        if copy > Seq::ZERO && row.seek.is_none() && row.reconcile.is_none() {
             return Err(Stop::CursorLost { topic: settings.cursor_topic.clone(), copy }.into());
         }
         cluster.cursor_topic(true).await?;
@@ -80,6 +81,19 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let bounds = start.book.bounds(settings.shard).await?;
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
+    }
+    let has_begun = found.cursor.is_some() || row.cursor.is_some_and(|copy| copy > Seq::ZERO);
+    if let Some(order) = row.reconcile.as_ref().filter(|_| has_begun) {
+        let known = (found.cursor.and_then(Result::ok), row.cursor);
+        let done = reconcile(start, cluster, producer, feed, known, order, &bounds).await;
+        if done.as_ref().is_err_and(|error| error.disposition() == Disposition::Halt) {
+            // It cannot be carried out: who orders it again has done something about the reason.
+            start.book.reconciled(start.sink, start.owner, Seq::ZERO).await?;
+        }
+        return done.map(|(producer, place)| Placed { producer, place });
+    }
+    if row.reconcile.is_some() {
+        start.book.reconciled(start.sink, start.owner, Seq::ZERO).await?;
     }
     if let Some(Ok(cursor)) = &found.cursor
         && cursor.ledger != bounds.ledger

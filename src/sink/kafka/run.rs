@@ -286,7 +286,7 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
     async fn wait_for_a_wish(&mut self) -> Result<(), KafkaSinkError> {
         while self.wait(Instant::now() + LOOK_EVERY).await {
             let row = self.row().await?;
-            if row.paused || row.seek.is_some() {
+            if row.is_wished_otherwise() {
                 break;
             }
         }

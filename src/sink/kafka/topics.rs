@@ -152,7 +152,7 @@ fn options(broker: Option<i32>) -> AdminOptions {
 
 /// The configuration of a topic, as far as it matters here; what the broker does not tell is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TopicConfig {
+pub struct TopicConfig {
     pub(super) max_message_bytes: Option<usize>,
     pub(super) min_insync: Option<u32>,
     pub(super) cleanup: Option<String>,

@@ -14,8 +14,9 @@ pub enum Stop {
     /// No C, but W: the cursor is gone.
     #[error(
         "the ledger says that events up to {copy} are delivered, but there is no cursor in `{topic}`: the cursor topic \
-         was lost, or this is another cluster. Point `brokers` back to the old cluster, or accept this one with \
-         `standpipe sinks seek` ({copy} to go on where the ledger says)"
+         was lost, or this is another cluster. Point `brokers` back to the old cluster. If it is the right one, \
+         `standpipe reconcile --sink NAME` makes the cursor anew from what the topics hold; `standpipe sinks seek` \
+         chooses a place without looking ({copy} to go on where the ledger says)"
     )]
     CursorLost {
         /// The cursor topic.
@@ -96,8 +97,9 @@ pub enum Stop {
     /// W is beyond C.
     #[error(
         "the ledger says that events up to {copy} are delivered, but the cursor in `{topic}` stands at {cursor}: Kafka \
-         was rewound (a topic restored or recreated, an unclean leader election). `standpipe reconcile` will compare \
-         the topics; until it is there, choose with `standpipe sinks seek`: {cursor} repeats what is missing in Kafka"
+         was rewound (a topic restored or recreated, an unclean leader election). `standpipe reconcile --sink NAME` \
+         reads the topics, emits what is missing and nothing else, and goes on; `--dry-run` tells it before. \
+         `standpipe sinks seek` chooses a place without looking, which may repeat or skip events"
     )]
     KafkaRewound {
         /// The cursor topic.
@@ -110,7 +112,8 @@ pub enum Stop {
     /// A topic of the cursor is gone.
     #[error(
         "the topic `{topic}` is gone, but the cursor says that it was written to: it was deleted, or this is another \
-         cluster. Bring it back, or go on without what it held with `standpipe sinks seek` to the cursor, {cursor}"
+         cluster. Bring it back; or `standpipe reconcile --sink NAME` makes it anew with all that the ledger keeps of it; \
+         or go on without what it held with `standpipe sinks seek` to the cursor, {cursor}"
     )]
     TopicLost {
         /// The topic.
@@ -122,7 +125,9 @@ pub enum Stop {
     #[error(
         "partition {partition} of `{topic}` disagrees with the cursor: its last message of this shard should be \
          {expected}, but {found}: the topic was recreated, truncated or written to behind the cursor's back (a second \
-         sink that delivers the same events there does that too). `standpipe reconcile` will compare them; until it is there, `standpipe sinks seek` chooses where to go on"
+         sink that delivers the same events there does that too). `standpipe reconcile --sink NAME` reads the topics, \
+         emits what is missing and nothing else, and goes on; `--dry-run` tells it before. `standpipe sinks seek` chooses \
+         a place without looking"
     )]
     TailDisagrees {
         /// The topic.
@@ -149,6 +154,12 @@ pub enum Stop {
         now: i32,
         /// C.
         cursor: Seq,
+    },
+    /// An operator's order to reconcile cannot be carried out.
+    #[error("cannot reconcile: {why}")]
+    Reconcile {
+        /// Why not.
+        why: String,
     },
     /// An operator's seek leads nowhere.
     #[error("cannot seek to {to}: {why}; give another place with `standpipe sinks seek`")]

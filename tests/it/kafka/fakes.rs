@@ -72,7 +72,7 @@ impl FakeLedger {
             skips: HashSet::new(),
             reclaimed: Vec::new(),
             oldest: Seq(1),
-            row: SinkRow { cursor: None, seek: None, paused: false, disabled: None },
+            row: SinkRow { cursor: None, seek: None, reconcile: None, paused: false, disabled: None },
             sought: Vec::new(),
             letters: Vec::new(),
             reports: Vec::new(),

@@ -1,5 +1,6 @@
 //! Evidence that anyone can check: `verify` against real topics to which a test does by hand what should never happen.
 
+mod reconcile;
 mod world;
 
 use serde_json::Value;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::support::kafka::{Kafka, Message};
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
-use crate::support::wait::wait_until;
+use crate::support::wait::{wait_for, wait_until};
 
 pub const LONG: Duration = Duration::from_mins(1);
 
@@ -89,6 +89,16 @@ topic = "{topic}"
             sink["cursor"].as_u64() >= Some(events as u64) && sink["lag_events"] == 0
         })
         .await;
+    }
+
+    /// Waits until the sink is in a state; gives the error that it tells.
+    pub async fn wait_state(&self, state: &str) -> String {
+        wait_for(format!("crm is {state}"), LONG, async || {
+            let status = self.status().await;
+            let sink = &status["sinks"][0];
+            (sink["state"] == state).then(|| sink["error"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
     }
 
     /// What `verify` finds of the sink: its exit code is that of the report.

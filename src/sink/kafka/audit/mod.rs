@@ -115,7 +115,11 @@ async fn learn<F: Feed>(feed: &mut F, watch: &mut Watch, seq: Seq) -> Result<(),
         let next = timeout_at(limit, feed.next(watch.known())).await;
         // Nothing came, or other events for ever: the ledger has no such one, and the verdict says so.
         let Ok(batch) = next else { return Ok(()) };
-        for event in &batch?.events {
+        let batch = batch?;
+        if let Some(void) = &batch.void {
+            watch.pass(void.to);
+        }
+        for event in &batch.events {
             watch.learn(content(&event.id, &event.chain.to_string(), &event.body));
         }
     }

@@ -104,6 +104,12 @@ impl Watch {
         self.contents.push_back(content);
     }
 
+    /// Passes events that the ledger has lost: nothing is known of what their messages say.
+    pub(super) fn pass(&mut self, to: Seq) {
+        self.contents.clear();
+        self.before = to;
+    }
+
     /// Says what is to be said of the next message of its partition; none of one that was there before.
     pub(super) fn judge(&mut self, light: &Light) -> Option<Verdict> {
         let place = (light.topic.clone(), light.partition);

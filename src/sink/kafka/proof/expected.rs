@@ -32,19 +32,19 @@ pub(in super::super) enum Way {
     Filtered,
     /// Nowhere: the rules fail on it.
     DeadLetter,
-    /// To a topic, under a key.
-    To(Arc<str>, String),
+    /// To a topic, under a key, with the headers of the configuration.
+    To(Arc<str>, String, Vec<(Arc<str>, String)>),
 }
 
 /// What the sink does with an event, as its loop decides it.
 pub(in super::super) fn way(rules: &dyn Route, settings: &Settings, event: &Recorded) -> Way {
     match rules.decide(event) {
         Ok(Decision::Filtered) => Way::Filtered,
-        Ok(Decision::Deliver(_)) if event.is_control() => {
-            Way::To(settings.control_topic.as_str().into(), event.account.to_string())
+        Ok(Decision::Deliver(address)) if event.is_control() => {
+            Way::To(settings.control_topic.as_str().into(), event.account.to_string(), address.headers)
         }
         Ok(Decision::Deliver(address)) if topic_problem(&address.topic).is_none() => {
-            Way::To(address.topic, address.key)
+            Way::To(address.topic, address.key, address.headers)
         }
         Ok(Decision::Deliver(_)) | Err(_) => Way::DeadLetter,
     }
@@ -77,7 +77,7 @@ impl Expected {
             match way(rules, settings, event) {
                 Way::Filtered => self.filtered += 1,
                 Way::DeadLetter => self.dead_letters += 1,
-                Way::To(topic, key) => {
+                Way::To(topic, key, _) => {
                     self.place[at] = self.number(topic);
                     self.keys[at] = quarter(key.as_bytes());
                 }

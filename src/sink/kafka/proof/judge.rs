@@ -103,7 +103,9 @@ impl Judge {
             }
             return;
         }
-        if !seen.is_repair && !topic.is_shared {
+        if seen.is_repair {
+            partition.trail.mend(seen.seq);
+        } else if !topic.is_shared {
             partition.trail.step(seen.seq, seen.prev, seen.offset);
         }
         if !is_judged {
@@ -141,7 +143,7 @@ impl Judge {
         let mut missing = Vec::new();
         for topic in self.topics.values() {
             for (number, partition) in (0..).zip(topic.partitions.iter().flatten()) {
-                for hop in partition.trail.hops().iter().filter(|hop| hop.seq >= self.expected.from) {
+                for hop in partition.trail.hops().iter().filter(|hop| hop.seq >= self.expected.from && !hop.is_mended) {
                     // What precedes the first message that is kept is gone with good reason.
                     if hop.prev < self.expected.from || (!hop.is_late && topic.may_have_expired(number, hop.prev)) {
                         continue;

@@ -5,6 +5,7 @@
 //! the offsets that are read, or is passed over. The events themselves are not held: 16 bytes of each, and a bit a topic.
 
 mod expected;
+mod held;
 mod judge;
 mod report;
 mod seen;
@@ -33,11 +34,14 @@ use crate::event::ports::{LedgerError, ProofBook, Route, Standing};
 use crate::event::{Batch, Seq};
 
 use expected::Expected;
-pub(super) use expected::content;
+pub(super) use expected::{Way, content, way};
+pub(super) use held::held;
+pub use held::{PartitionHeld, TopicHeld};
 use judge::{Judge, Partition, Topic};
 pub use report::{Fault, Finding, MAX_FINDINGS, Proof};
 pub(super) use seen::Seen;
 use seen::read_through;
+pub use seqs::SeqSet;
 pub(super) use trail::Trail;
 
 /// Events that are judged at once, at most: 1.6 GB of memory.
@@ -93,6 +97,7 @@ pub async fn prove<B: ProofBook>(question: &Question<'_, B>) -> Result<Proof, Ka
     if let Some(copy) = standing.copy.filter(|copy| *copy > cursor.seq) {
         let why = format!("the ledger says that events up to {copy} are delivered: Kafka was rewound");
         proof.found(of_cursor(settings, cursor.seq, why));
+        proof.to = copy;
     }
     if proof.to >= proof.from && proof.to.since(proof.from) >= MAX_JUDGED {
         return Err(KafkaSinkError::Ledger(LedgerError::Refused {

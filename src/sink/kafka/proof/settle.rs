@@ -113,7 +113,7 @@ fn absent_event<B>(question: &Question<'_, B>, judge: &mut Judge, excuses: &Excu
         judge.proof.dead_letters += 1;
         return;
     }
-    let Way::To(name, key) = way(question.rules, &question.settings, event) else { return };
+    let Way::To(name, key, _) = way(question.rules, &question.settings, event) else { return };
     let topic = judge.topics.get(&name);
     let Some((topic, partitions)) = topic.and_then(|topic| Some((topic, topic.partitions.as_ref()?))) else {
         judge.proof.found(missing(&name, None, seq, "the topic is not there"));

@@ -31,6 +31,8 @@ pub struct Hop {
     pub offset: i64,
     /// Whether what it names came after it.
     pub is_late: bool,
+    /// Whether what it names was put behind it on purpose, as a repair.
+    pub is_mended: bool,
 }
 
 /// Hops of one partition that are remembered, at most.
@@ -58,10 +60,17 @@ impl Trail {
         let links = chain.is_some() || prev == Seq::ZERO;
         if !links && self.hops.len() < MAX_HOPS {
             self.awaited.insert(prev, self.hops.len());
-            self.hops.push(Hop { seq, prev, offset, is_late: false });
+            self.hops.push(Hop { seq, prev, offset, is_late: false, is_mended: false });
         }
         self.first.get_or_insert(seq);
         links
+    }
+
+    /// Notes a repair: it is no part of the chain, and whoever names it has what it names.
+    pub fn mend(&mut self, seq: Seq) {
+        if let Some(at) = self.awaited.remove(&seq) {
+            self.hops[at].is_mended = true;
+        }
     }
 
     /// The first seq that was met.
@@ -111,5 +120,8 @@ mod tests {
     fn what_is_missing_breaks_one_hop_and_what_changed_places_is_known_by_what_comes_late() {
         assert_eq!(hops(&[(1, 0), (9, 4), (12, 9)]), [(9, 4, false)]);
         assert_eq!(hops(&[(1, 0), (9, 4), (4, 1), (12, 9)]), [(9, 4, true)]);
+        let mut mended = walk(&[(1, 0), (9, 4)]);
+        mended.mend(Seq(4));
+        assert!(mended.hops()[0].is_mended && mended.step(Seq(12), Seq(9), 3), "a repair is no part of the chain");
     }
 }

@@ -1,0 +1,82 @@
+//! What a sink's topics hold of one shard, as bits: for reconciling, which must know of every event whether it is there.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::super::config::{ADMIN_TIMEOUT, Settings, TRANSACTION_TIMEOUT};
+use super::super::error::KafkaSinkError;
+use super::super::look::Views;
+use super::super::topics::{self, TopicConfig};
+use super::seen::{Seen, read_through};
+use super::seqs::SeqSet;
+use crate::event::Seq;
+
+/// One topic of it.
+#[derive(Debug)]
+pub struct TopicHeld {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Which events are there, of those that were asked for.
+    pub seqs: SeqSet,
+    /// By partition; none where the topic does not exist.
+    pub partitions: Option<Vec<PartitionHeld>>,
+    /// How long the topic keeps what it is given.
+    pub config: TopicConfig,
+}
+
+/// One partition of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionHeld {
+    /// The offset of the oldest message kept.
+    pub low: i64,
+    /// The seq of the first message of this ledger and shard; 0 where there is none.
+    pub first: Seq,
+    /// The highest seq; repairs do not count.
+    pub last: Seq,
+}
+
+/// Reads topics through. Blocks.
+pub(in super::super) fn held(
+    settings: &Settings,
+    handle: &Handle,
+    names: &[Arc<str>],
+    (from, to): (Seq, Seq),
+) -> Result<Vec<TopicHeld>, KafkaSinkError> {
+    let views = Views::new(settings)?;
+    let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
+    let mut all = Vec::with_capacity(names.len());
+    for name in names {
+        let mut topic = TopicHeld {
+            topic: name.clone(),
+            seqs: SeqSet::new(from, to),
+            partitions: None,
+            config: TopicConfig::default(),
+        };
+        if let Some(count) = views.committed.partitions(name, Instant::now() + ADMIN_TIMEOUT)? {
+            topic.config = topics::describe(settings, handle, &views.committed, name)?.unwrap_or_default();
+            let mut partitions = Vec::new();
+            let mut wanted = Vec::new();
+            for number in 0..count {
+                let decided = views.decided(name, number, Instant::now() + 2 * TRANSACTION_TIMEOUT)?;
+                wanted.push((number, decided.low, decided.high));
+                partitions.push(PartitionHeld { low: decided.low, ..PartitionHeld::default() });
+            }
+            read_through(&views.committed, name, &wanted, |message| {
+                let Some(seen) = Seen::of(message, &ledger, &shard).filter(|seen| seen.seq <= to) else { return };
+                topic.seqs.insert(seen.seq);
+                let at = usize::try_from(seen.partition).unwrap_or(usize::MAX);
+                if let (Some(partition), false) = (partitions.get_mut(at), seen.is_repair) {
+                    partition.last = partition.last.max(seen.seq);
+                    if partition.first == Seq::ZERO {
+                        partition.first = seen.seq;
+                    }
+                }
+            })?;
+            topic.partitions = Some(partitions);
+        }
+        all.push(topic);
+    }
+    Ok(all)
+}

@@ -1,0 +1,308 @@
+//! Kafka behind PostgreSQL: topics that were restored, mirrored, truncated or recreated, or a cursor that was. By an
+//! operator's order, a sink that starts reads what its topics really hold, emits what is missing of what it had delivered,
+//! and puts its cursor behind all of it.
+//!
+//! The sink itself does it, and not the verb: it alone has the lease, the fence and the feed, so that nothing can deliver
+//! beside it, and an order in the ledger outlives a crash of either. What is done is found again by reading, so that doing
+//! it anew emits nothing twice. The cursor stays where it was until all of it is there: until then, a start without the
+//! order would stop as before.
+//!
+//! What is missing at a partition's end goes there as ever, and its links hold. Where later messages stand already it comes
+//! behind them, outside the order promise, and says so by `standpipe-repair`; its `standpipe-prev` names the one that it
+//! belongs behind.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::cluster::{Cluster, TopicInfo, TopicKind, Transaction, Transactions};
+use super::cursor::{Cursor, Tail, Tails};
+use super::draft::MAX_BYTES;
+use super::error::KafkaSinkError;
+use super::message::Outgoing;
+use super::partition::partition_of;
+use super::place::{Place, Start};
+use super::proof::{TopicHeld, Way, way};
+use super::verify::Stop;
+use crate::event::ports::{ChainAt, Excuses, Feed, LedgerError, Reconcile, ShardBounds, SinkBook};
+use crate::event::{Chain, GapReason, Seq};
+
+/// Messages of one transaction, at most.
+const MAX_MESSAGES: usize = 1_000;
+
+/// The state of a reconciliation.
+struct Work {
+    held: BTreeMap<Arc<str>, TopicHeld>,
+    /// What each partition was given last, in the order of the ledger; then what the cursor says.
+    tails: Tails,
+    /// The same of what is met on the way, for `standpipe-prev`.
+    before: BTreeMap<(Arc<str>, i32), Seq>,
+    infos: BTreeMap<Arc<str>, TopicInfo>,
+    messages: Vec<Outgoing>,
+    bytes: usize,
+    emitted: u64,
+    repairs: u64,
+    expired: u64,
+}
+
+/// Carries the order out.
+pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+    mut producer: C::Producer,
+    feed: &mut F,
+    (cursor, copy): (Option<Cursor>, Option<Seq>),
+    order: &Reconcile,
+    bounds: &ShardBounds,
+) -> Result<(C::Producer, Place), KafkaSinkError> {
+    let (sink, shard) = (start.sink, start.settings.shard);
+    let base = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq);
+    agree(start, cursor.as_ref(), bounds, order).await?;
+    let from = bounds.oldest.max(order.after.next());
+    let written = cursor.as_ref().map(|cursor| cursor.topics.clone()).unwrap_or_default();
+    let names = names(start, feed, &written, (from, bounds.head)).await?;
+    let held = cluster.held(&names, (from, bounds.head)).await?;
+    let held: BTreeMap<_, _> = held.into_iter().map(|topic| (topic.topic.clone(), topic)).collect();
+    let control = &start.settings.control_topic;
+    let ours = held.values().filter(|topic| *topic.topic != **control);
+    let furthest = ours.flat_map(|topic| topic.partitions.iter().flatten()).map(|partition| partition.last).max();
+    let goal = base.max(copy.unwrap_or_default()).max(furthest.unwrap_or_default());
+    tracing::warn!(%sink, %shard, cursor = %base, goes_on = %goal, from = %from, "the sink is being reconciled");
+    let mut work = Work {
+        tails: tails(&written, &held, from, base)?,
+        held,
+        before: BTreeMap::new(),
+        infos: BTreeMap::new(),
+        messages: Vec::new(),
+        bytes: 0,
+        emitted: 0,
+        repairs: 0,
+        expired: 0,
+    };
+    for (topic, tail) in &work.tails {
+        for (number, last) in (0..).zip(&tail.last) {
+            work.before.insert((topic.clone(), number), *last);
+        }
+    }
+    let kept = cursor.unwrap_or_else(|| nowhere(start, bounds));
+    let excuses = start.book.excused(sink, shard, from, goal).await?;
+    let mut at = Seq(from.0.saturating_sub(1));
+    while at < goal {
+        let batch = feed.next(at).await?;
+        for (index, event) in batch.events.iter().enumerate().filter(|(_, event)| event.seq <= goal) {
+            let Way::To(topic, key, headers) = way(start.rules, start.settings, event) else { continue };
+            let info = work.info(cluster, &topic, event.is_control()).await?;
+            let message = Outgoing::new(&batch, index, topic, key, headers);
+            work.take(message, info, start.now, excused(&excuses, event.seq))?;
+            if work.messages.len() >= MAX_MESSAGES || work.bytes >= MAX_BYTES {
+                work.commit(&mut producer, kept.to_json()).await?;
+            }
+        }
+        at = batch.to().min(goal);
+    }
+    work.commit(&mut producer, kept.to_json()).await?;
+    fail::fail_point!("kafka::reconcile_cursor");
+    let chain = chain(start, goal).await?;
+    let cursor = Cursor::new(bounds.ledger, shard, goal, chain, work.tails).by(start.settings.instance);
+    producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
+    // What neither the ledger nor the topics can tell of any more.
+    if base > Seq::ZERO && base.next() < from && goal > base {
+        start.book.gap(sink, start.owner, base.next(), Seq(from.0 - 1), GapReason::Retention).await?;
+    }
+    start.book.reconciled(sink, start.owner, goal).await?;
+    let Work { emitted, repairs, expired, .. } = work;
+    tracing::warn!(%sink, %shard, cursor = %goal, emitted, repairs, expired, "the sink is reconciled");
+    Ok((producer, Place { seq: goal, chain, tails: cursor.topics }))
+}
+
+/// Reconciling starts from a ledger that knows all that Kafka ever took, and from the rules by which it took it.
+async fn agree<B: SinkBook>(
+    start: &Start<'_, B>,
+    cursor: Option<&Cursor>,
+    bounds: &ShardBounds,
+    order: &Reconcile,
+) -> Result<(), KafkaSinkError> {
+    let refuse = |why: String| Err(KafkaSinkError::from(Stop::Reconcile { why }));
+    match (order.rules.as_deref(), start.rules.fingerprint()) {
+        (Some(known), Some(rules)) if known != rules => {
+            return refuse(
+                "the rules were changed since it delivered last, so that nobody can tell what it should have delivered: \
+                 start it once with the former filter, topic, key and headers"
+                    .to_owned(),
+            );
+        }
+        (None, Some(_)) => {
+            return refuse(
+                "it has not delivered since it notes by which rules it does, so that nobody can tell what it should have \
+                 delivered: choose with `standpipe sinks seek` where it goes on"
+                    .to_owned(),
+            );
+        }
+        _ => {}
+    }
+    let Some(cursor) = cursor else { return Ok(()) };
+    if cursor.ledger != bounds.ledger {
+        let topic = start.settings.cursor_topic.clone();
+        return Err(Stop::OtherLedger { topic, found: cursor.ledger, ours: bounds.ledger }.into());
+    }
+    match start.book.chain_at(start.settings.shard, cursor.seq).await? {
+        ChainAt::Known(chain) if chain != cursor.chain => {
+            refuse(format!("the ledger's events up to {} are not those that Kafka has taken", cursor.seq))
+        }
+        ChainAt::Beyond => refuse(format!("Kafka has taken events up to {}, and the ledger ends before", cursor.seq)),
+        _ => Ok(()),
+    }
+}
+
+/// The topics that the cursor or the rules name.
+async fn names<F: Feed, B: SinkBook>(
+    start: &Start<'_, B>,
+    feed: &mut F,
+    written: &Tails,
+    (from, head): (Seq, Seq),
+) -> Result<Vec<Arc<str>>, KafkaSinkError> {
+    let mut names: Vec<Arc<str>> = written.keys().cloned().collect();
+    let mut at = Seq(from.0.saturating_sub(1));
+    while at < head {
+        let batch = feed.next(at).await?;
+        for event in &batch.events {
+            if let Way::To(topic, ..) = way(start.rules, start.settings, event)
+                && !names.contains(&topic)
+            {
+                names.push(topic);
+            }
+        }
+        at = batch.to();
+    }
+    Ok(names)
+}
+
+/// The ends of partitions as far as the ledger does not tell them: what lies before `from`.
+fn tails(written: &Tails, held: &BTreeMap<Arc<str>, TopicHeld>, from: Seq, base: Seq) -> Result<Tails, KafkaSinkError> {
+    let mut tails = Tails::new();
+    for (name, topic) in held {
+        let Some(partitions) = &topic.partitions else { continue };
+        let now = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+        let known = written.get(name);
+        let is_empty = partitions.iter().all(|partition| partition.last == Seq::ZERO && partition.low == 0);
+        if let Some(known) = known.filter(|known| known.partitions() != now && !is_empty) {
+            let (topic, was) = (name.clone(), known.partitions());
+            return Err(Stop::PartitionsChanged { topic, was, now, cursor: base }.into());
+        }
+        let last = partitions.iter().enumerate().map(|(number, partition)| {
+            let known = known.and_then(|tail| tail.last.get(number)).copied().unwrap_or_default();
+            let is_there =
+                known < from && (partition.low > 0 || (partition.last > Seq::ZERO && known <= partition.last));
+            if is_there { known } else { Seq::ZERO }
+        });
+        tails.insert(name.clone(), Tail { last: last.collect() });
+    }
+    Ok(tails)
+}
+
+/// A cursor that stops every start without the order, for a sink that has lost its own.
+fn nowhere<B>(start: &Start<'_, B>, bounds: &ShardBounds) -> Cursor {
+    Cursor::new(bounds.ledger, start.settings.shard, Seq::ZERO, Chain::start(bounds.ledger), Tails::new())
+        .by(start.settings.instance)
+}
+
+async fn chain<B: SinkBook>(start: &Start<'_, B>, seq: Seq) -> Result<Chain, KafkaSinkError> {
+    match start.book.chain_at(start.settings.shard, seq).await? {
+        ChainAt::Known(chain) => Ok(chain),
+        _ => Err(KafkaSinkError::Ledger(LedgerError::Refused {
+            doing: "reconciling a sink",
+            why: format!("it does not know the chain at {seq}"),
+        })),
+    }
+}
+
+fn excused(excuses: &Excuses, seq: Seq) -> bool {
+    let listed = |seqs: &[Seq]| seqs.binary_search(&seq).is_ok();
+    excuses.gaps.iter().any(|(from, to)| *from <= seq && seq <= *to)
+        || listed(&excuses.dead_letters)
+        || listed(&excuses.skips)
+}
+
+impl Work {
+    /// What is known of a topic; makes one that is gone.
+    async fn info<C: Cluster>(
+        &mut self,
+        cluster: &mut C,
+        topic: &Arc<str>,
+        is_control: bool,
+    ) -> Result<TopicInfo, KafkaSinkError> {
+        if let Some(info) = self.infos.get(topic) {
+            return Ok(*info);
+        }
+        let kind = if is_control { TopicKind::Control } else { TopicKind::Data };
+        let info = cluster.topic(topic, kind).await?;
+        if cluster.outgrown() {
+            return Err(KafkaSinkError::Renewal { why: "a topic takes less than the producer puts into one batch" });
+        }
+        self.infos.insert(topic.clone(), info);
+        self.tails.entry(topic.clone()).or_insert_with(|| Tail::new(info.partitions));
+        Ok(info)
+    }
+
+    /// Passes an event that is there, or gone with good reason; takes one that is missing.
+    fn take(
+        &mut self,
+        mut message: Outgoing,
+        info: TopicInfo,
+        now: OffsetDateTime,
+        is_excused: bool,
+    ) -> Result<(), KafkaSinkError> {
+        let event = message.event();
+        let (seq, age) = (event.seq, (now - event.recorded_at).try_into().unwrap_or_default());
+        message.partition = partition_of(message.key.as_bytes(), info.partitions);
+        let number = usize::try_from(message.partition).expect("a partition is never negative");
+        let place = (message.topic.clone(), message.partition);
+        let held = self.held.get(&message.topic);
+        let partition = held.and_then(|topic| topic.partitions.as_ref()?.get(number)).copied().unwrap_or_default();
+        let is_there = held.is_some_and(|topic| topic.seqs.contains(seq));
+        if is_excused && !is_there {
+            return Ok(());
+        }
+        let is_cut = partition.low > 0 && (partition.first == Seq::ZERO || seq < partition.first);
+        let may_be_gone =
+            held.is_some_and(|topic| topic.config.is_compacted() || (is_cut && !topic.config.still_keeps(age)));
+        if !is_there && may_be_gone {
+            self.expired += 1;
+        }
+        let prev = self.before.insert(place, seq).unwrap_or_default();
+        let is_late = !is_there && !may_be_gone && partition.last > seq;
+        if !is_late {
+            let tail = self.tails.get_mut(&message.topic).and_then(|tail| tail.last.get_mut(number));
+            *tail.ok_or_else(|| counted_anew(&message.topic))? = seq;
+        }
+        if is_there || may_be_gone {
+            return Ok(());
+        }
+        message.prev = prev;
+        if is_late {
+            message.repair = Some(partition.last);
+            self.repairs += 1;
+        }
+        if message.size() > info.max_bytes {
+            message.truncate();
+        }
+        self.bytes += message.size();
+        self.emitted += 1;
+        self.messages.push(message);
+        Ok(())
+    }
+
+    async fn commit<P: Transactions>(&mut self, producer: &mut P, cursor: Vec<u8>) -> Result<(), KafkaSinkError> {
+        if self.messages.is_empty() {
+            return Ok(());
+        }
+        self.bytes = 0;
+        let messages = std::mem::take(&mut self.messages);
+        producer.submit(Transaction { messages, cursor }).await.map(drop)
+    }
+}
+
+fn counted_anew(topic: &str) -> KafkaSinkError {
+    KafkaSinkError::Topic { topic: topic.to_owned(), why: "its partitions changed while it was read".to_owned() }
+}
