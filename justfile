@@ -17,6 +17,11 @@ crash faults="100" events="200000":
 simulate seeds="100000":
     SIM_SEEDS={{seeds}} cargo test --release --features failpoints --test sim everything -- --nocapture
 
+# Measures the pipe beside its ceilings (`just bench --help` says what can be asked for).
+bench *OPTIONS:
+    STANDPIPE_TESTS_DENY=0 tests/prepare
+    cargo bench --bench pipe -- {{OPTIONS}}
+
 # Writes .sqlx anew after a change of queries or migrations.
 sqlx:
     tests/tools/sqlx write

@@ -11,12 +11,15 @@ use super::keeper::{self, Process};
 use super::wait::wait_until;
 
 const STARTS_WITHIN: Duration = Duration::from_secs(90);
+/// One compiler tier: a broker lives for minutes here.
+const JVM: &[&str] = &["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 /// A running broker.
 #[derive(Debug)]
 pub struct Kafka {
     dir: PathBuf,
     port: u16,
+    jvm: &'static [&'static str],
     process: Process,
 }
 
@@ -62,6 +65,8 @@ pub struct More {
     pub properties: String,
     /// A user who logs in by SCRAM-SHA-256, with the password.
     pub user: Option<(&'static str, &'static str)>,
+    /// Options of its virtual machine, instead of those that suit a test.
+    pub jvm: Option<&'static [&'static str]>,
 }
 
 impl Kafka {
@@ -90,8 +95,9 @@ impl Kafka {
             .output()
             .expect("java (run tests/prepare)");
         assert!(format.status.success(), "cannot format Kafka's log: {}", String::from_utf8_lossy(&format.stderr));
-        let process = launch(&dir);
-        let kafka = Self { dir, port, process };
+        let jvm = more.jvm.unwrap_or(JVM);
+        let process = launch(&dir, jvm);
+        let kafka = Self { dir, port, jvm, process };
         kafka.wait_ready().await;
         kafka
     }
@@ -101,6 +107,10 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
+    pub fn pid(&self) -> rustix::process::Pid {
+        self.process.pid()
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         self.process.kill();
@@ -108,7 +118,7 @@ impl Kafka {
 
     /// Starts it again after [`Kafka::kill`], on the same port and the same log.
     pub async fn start_again(&mut self) {
-        self.process = launch(&self.dir);
+        self.process = launch(&self.dir, self.jvm);
         self.wait_ready().await;
     }
 
@@ -206,18 +216,22 @@ fn message(line: &[u8]) -> Result<Message, serde_json::Error> {
     Ok(Message { topic, partition, offset, key, headers, payload })
 }
 
-fn launch(dir: &Path) -> Process {
-    let mut command = java();
+fn launch(dir: &Path, jvm: &[&str]) -> Process {
+    let mut command = java_with(jvm);
     command.arg("kafka.Kafka").arg(dir.join("server.properties")).current_dir(dir);
     Process::start("Kafka", &mut command, &dir.join("log"))
 }
 
 fn java() -> Command {
+    java_with(JVM)
+}
+
+fn java_with(jvm: &[&str]) -> Command {
     let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/kafka/lib");
     assert!(jars.is_dir(), "Kafka's jars are not in {}; run tests/prepare", jars.display());
     let mut command = Command::new("java");
-    // The JVM expands the star; no shell comes between. One compiler tier: a broker lives for minutes here.
-    command.args(["-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    // The JVM expands the star; no shell comes between.
+    command.args(jvm);
     command.arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn").arg("-cp").arg(jars.join("*"));
     command
 }

@@ -13,6 +13,8 @@ use super::keeper::{self, Process};
 use super::wait::wait_until;
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
+/// fsync guards against a crash of the machine, which no test makes.
+const SETTINGS: &[&str] = &["fsync=off", "full_page_writes=off", "max_connections=300"];
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ pub struct Postgres {
     bin: PathBuf,
     dir: PathBuf,
     port: u16,
+    settings: &'static [&'static str],
     process: Process,
     databases: AtomicU32,
 }
@@ -42,6 +45,11 @@ impl Postgres {
 
     /// A server of one's own, to stop and freeze.
     pub async fn start() -> Self {
+        Self::start_with(SETTINGS).await
+    }
+
+    /// The same with settings of one's own.
+    pub async fn start_with(settings: &'static [&'static str]) -> Self {
         let bin = newest_bin();
         let dir = keeper::directory("postgres");
         if is_root() {
@@ -54,8 +62,8 @@ impl Postgres {
             .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
             .current_dir(&dir));
         let port = keeper::free_port();
-        let process = launch(&bin, &dir, port);
-        let server = Self { bin, dir, port, process, databases: AtomicU32::new(0) };
+        let process = launch(&bin, &dir, port, settings);
+        let server = Self { bin, dir, port, settings, process, databases: AtomicU32::new(0) };
         server.wait_ready().await;
         server
     }
@@ -107,8 +115,15 @@ impl Postgres {
             .arg(dir.join("data"))
             .current_dir(&dir));
         let port = keeper::free_port();
-        let process = launch(&self.bin, &dir, port);
-        let server = Self { bin: self.bin.clone(), dir, port, process, databases: AtomicU32::new(1_000) };
+        let process = launch(&self.bin, &dir, port, self.settings);
+        let server = Self {
+            bin: self.bin.clone(),
+            dir,
+            port,
+            settings: self.settings,
+            process,
+            databases: AtomicU32::new(1_000),
+        };
         server.wait_ready().await;
         server
     }
@@ -119,12 +134,24 @@ impl Postgres {
         sqlx::raw_sql(statement).execute(&mut admin).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 
+    /// Takes a database away again, whoever is connected to it.
+    pub async fn drop_database(&self, url: &str) {
+        let (_, name) = url.rsplit_once('/').expect("a URL of a database");
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        let dropped = sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"));
+        sqlx::raw_sql(dropped).execute(&mut admin).await.expect("a database of ours");
+    }
+
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    pub fn pid(&self) -> rustix::process::Pid {
+        self.process.pid()
     }
 
     /// Stops it; the port stays its own.
@@ -138,7 +165,7 @@ impl Postgres {
 
     /// Starts it again after [`Postgres::stop`].
     pub async fn start_again(&mut self) {
-        self.process = launch(&self.bin, &self.dir, self.port);
+        self.process = launch(&self.bin, &self.dir, self.port, self.settings);
         self.wait_ready().await;
     }
 
@@ -187,13 +214,11 @@ impl Drop for Frozen {
     }
 }
 
-fn launch(bin: &Path, dir: &Path, port: u16) -> Process {
+fn launch(bin: &Path, dir: &Path, port: u16, settings: &[&str]) -> Process {
     let mut command = as_unprivileged(&bin.join("postgres"));
     command.arg("-D").arg(dir.join("data")).arg("-k").arg(dir).arg("-p").arg(port.to_string()).current_dir(dir);
-    // fsync guards against a crash of the machine, which no test makes.
-    for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=300"] {
-        command.args(["-c", setting]);
-    }
+    command.args(["-c", "listen_addresses=127.0.0.1"]);
+    command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     Process::start("PostgreSQL", &mut command, &dir.join("log"))
 }
 
