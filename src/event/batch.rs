@@ -50,21 +50,15 @@ impl Recorded {
     /// The W3C `traceparent` of its deliveries: trace and span are the first 24 bytes of SHA-256(account ‖ 0 ‖ event
     /// id), so that every sink, attempt and replay of an event joins one trace without anything being kept.
     #[must_use]
-    pub fn traceparent(&self) -> String {
+    pub fn traceparent(&self) -> [u8; 55] {
         let mut hash = Sha256::new();
         hash.update(self.account.as_str());
         hash.update([0]);
         hash.update(&*self.id);
         let digest = hash.finalize();
-        let mut text = String::with_capacity(55);
-        text.push_str("00-");
-        for (at, byte) in digest.iter().take(24).enumerate() {
-            if at == 16 {
-                text.push('-');
-            }
-            text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
-        }
-        text.push_str("-01");
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+        hex(&digest[..16], &mut text[3..35]);
+        hex(&digest[16..24], &mut text[36..52]);
         text
     }
 
@@ -72,6 +66,15 @@ impl Recorded {
     #[must_use]
     pub fn size(&self) -> usize {
         self.body.len() + self.id.len() + self.record_id.len() + 160
+    }
+}
+
+/// Writes bytes as lower-case hex digits into a place of twice their length.
+fn hex(bytes: &[u8], into: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in into.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
 }
 

@@ -207,7 +207,7 @@ struct Moves<'d> {
 }
 
 /// One array a column, one element an event.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Columns<'d> {
     keys: Vec<Option<Uuid>>,
     hashes: Vec<Uuid>,
@@ -243,7 +243,19 @@ impl<'d> Moves<'d> {
 
 impl<'d> Columns<'d> {
     fn of(elements: &'d [Element]) -> Self {
-        let mut columns = Self::default();
+        let count = elements.len();
+        let mut columns = Self {
+            keys: Vec::with_capacity(count),
+            hashes: Vec::with_capacity(count),
+            accounts: Vec::with_capacity(count),
+            types: Vec::with_capacity(count),
+            ids: Vec::with_capacity(count),
+            records: Vec::with_capacity(count),
+            occurred: Vec::with_capacity(count),
+            replay_of: Vec::with_capacity(count),
+            replay_sinks: Vec::with_capacity(count),
+            bodies: Vec::with_capacity(count),
+        };
         for element in elements {
             let event = &element.event;
             columns.keys.push(element.replay.is_none().then_some(event.dedupe_key.0));

@@ -21,7 +21,7 @@ use super::resequenced::Resequenced;
 use super::store::{Doubt, Standing, Store};
 use super::streams::{position, printable};
 use crate::event::ports::{LedgerError, Ownership, PageOutcome, Publish, Submission};
-use crate::event::{Batch, Chain, Recorded, Room, Seq};
+use crate::event::{AccountName, Batch, Chain, Recorded, Room, Seq};
 use crate::telemetry::metrics::{GAPS_TOTAL, LEDGER_COMMIT_SECONDS, LEDGER_EVENTS_TOTAL};
 
 /// A commit takes what is waiting until it has this many events or bytes, and always at least one page.
@@ -298,7 +298,7 @@ impl<S: Store> Recorder<S> {
     }
 
     fn count(&mut self, draft: &Draft, committed: &Committed) {
-        let mut counts: HashMap<(&str, &'static str), u64> = HashMap::new();
+        let mut counts = Counts::default();
         for (index, Element { event, kind, .. }) in draft.elements.iter().enumerate() {
             let known = committed.known.get(&index);
             let result = match known {
@@ -316,20 +316,20 @@ impl<S: Store> Recorder<S> {
                     "conflicting"
                 }
             };
-            *counts.entry((event.account.as_str(), result)).or_default() += 1;
+            counts.add(&event.account, result, 1);
             if *kind == Kind::Event && known.is_none() && self.resequenced.is_again(event) {
-                *counts.entry((event.account.as_str(), "resequenced")).or_default() += 1;
+                counts.add(&event.account, "resequenced", 1);
             }
         }
         for (_, step) in draft.taken() {
-            *counts.entry((step.key.account.as_str(), "rejected")).or_default() += step.rejected.len() as u64;
+            counts.add(&step.key.account, "rejected", step.rejected.len() as u64);
             if let Some((gap, _)) = &step.gap {
                 counter!(GAPS_TOTAL, "reason" => gap.reason.as_str()).increment(1);
                 warn!(stream = %step.key, reason = gap.reason.as_str(), detail = gap.detail, "a gap is recorded");
             }
         }
-        for ((account, result), count) in counts {
-            counter!(LEDGER_EVENTS_TOTAL, "account" => account.to_owned(), "result" => result).increment(count);
+        for (account, result, count) in counts.0 {
+            counter!(LEDGER_EVENTS_TOTAL, "account" => account.to_string(), "result" => result).increment(count);
         }
     }
 
@@ -373,6 +373,19 @@ impl<S: Store> Recorder<S> {
             self.owner,
             format!("the commit ends at seq {}, ours at {}, or its chain is another", self.head, batch.to()),
         ))
+    }
+}
+
+/// Events of one commit by account and result: a handful, mostly the same one again.
+#[derive(Default)]
+struct Counts<'d>(Vec<(&'d AccountName, &'static str, u64)>);
+
+impl<'d> Counts<'d> {
+    fn add(&mut self, account: &'d AccountName, result: &'static str, more: u64) {
+        match self.0.iter_mut().find(|(of, is, _)| *of == account && *is == result) {
+            Some((_, _, count)) => *count += more,
+            None => self.0.push((account, result, more)),
+        }
     }
 }
 

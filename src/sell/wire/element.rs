@@ -14,7 +14,9 @@ pub(super) struct Member<'a> {
 impl<'a> Member<'a> {
     /// Whether this is its name, however it is spelled.
     pub fn is(&self, name: &str) -> bool {
-        self.name() == name
+        let inner = &self.name[1..self.name.len() - 1];
+        // An escape is longer than what it spells.
+        inner == name || (inner.len() > name.len() && inner.contains('\\') && self.name() == name)
     }
 
     /// The name as text. One that is no text (a lone surrogate) stays as it is spelled.
@@ -83,14 +85,16 @@ impl<'de: 'a, 'a, const DATA: bool> Deserialize<'de> for Item<'a, DATA> {
                 let mut item = Item { members: Vec::with_capacity(8), meta: None, data: None };
                 while let Some(name) = map.next_key::<&RawValue>()? {
                     let member = Member { name: name.get(), value: "" };
-                    match member.name().as_ref() {
-                        "meta" if item.meta.is_none() => item.meta = map.next_value()?,
-                        "data" if DATA && item.data.is_none() => item.data = map.next_value()?,
-                        "meta" | "data" if DATA || member.is("meta") => drop(map.next_value::<IgnoredAny>()?),
-                        _ => {
-                            let value = map.next_value::<&RawValue>()?.get();
-                            item.members.push(Member { value, ..member });
-                        }
+                    let (meta, data) = (member.is("meta"), DATA && member.is("data"));
+                    if meta && item.meta.is_none() {
+                        item.meta = map.next_value()?;
+                    } else if data && item.data.is_none() {
+                        item.data = map.next_value()?;
+                    } else if meta || data {
+                        map.next_value::<IgnoredAny>()?;
+                    } else {
+                        let value = map.next_value::<&RawValue>()?.get();
+                        item.members.push(Member { value, ..member });
                     }
                 }
                 Ok(item)

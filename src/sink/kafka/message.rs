@@ -100,7 +100,7 @@ impl Outgoing {
         each("standpipe-seq", decimal(event.seq.0, &mut digits));
         each("standpipe-prev", decimal(self.prev.0, &mut digits));
         each("standpipe-chain", &hex(&event.chain.0));
-        each("traceparent", event.traceparent().as_bytes());
+        each("traceparent", &event.traceparent());
         each("content-type", b"application/json");
         if let Some(replay) = &event.replay {
             each("standpipe-replay", decimal(replay.of.0, &mut digits));

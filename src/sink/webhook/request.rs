@@ -68,7 +68,7 @@ impl Message {
         if let Some(replay) = &event.replay {
             headers.insert(STANDPIPE_REPLAY, HeaderValue::from(replay.of.0));
         }
-        insert(&mut headers, TRACEPARENT, &event.traceparent());
+        headers.insert(TRACEPARENT, HeaderValue::from_bytes(&event.traceparent()).expect("hex digits"));
         Ok(Self { id: webhook_id(event).into(), headers, body: event.body.clone() })
     }
 

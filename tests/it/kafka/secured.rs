@@ -75,6 +75,7 @@ listener.name.secure.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.secu
             authority.path("ca.pem"),
         ),
         user: Some(("standpipe", PASSWORD)),
+        jvm: None,
     };
     (Kafka::start_with(&more).await, ports, authority)
 }
