@@ -209,10 +209,10 @@ impl Stage {
         }
     }
 
-    /// p50 and p99 of what came after the first tenth, in milliseconds.
+    /// p50 and p99 of what came after the first quarter, in milliseconds.
     fn latency(&self, scene: &Scene, tally: &Tally) -> [f64; 2] {
         let events = scene.story.streams * scene.story.events;
-        let took = (events / 10..events).map(|number| tally.time(number).saturating_sub(self.vendor.answered(number)));
+        let took = (events / 4..events).map(|number| tally.time(number).saturating_sub(self.vendor.answered(number)));
         let mut took: Vec<u64> = took.collect();
         took.sort_unstable();
         #[expect(clippy::cast_precision_loss, reason = "a time in nanoseconds")]

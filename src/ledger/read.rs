@@ -121,6 +121,35 @@ impl Ledger {
     }
 }
 
+/// Rows after `after`, at most `until`, at most so many events and about so many bytes.
+async fn rows_between(
+    session: &mut Session,
+    shard: i16,
+    after: Seq,
+    until: Seq,
+    (max_events, max_bytes): (usize, usize),
+) -> Result<Vec<Row>, LedgerError> {
+    let max_events = i64::try_from(max_events.max(1)).unwrap_or(i64::MAX);
+    // The running total stops the server at the bound; at least one event comes, however large.
+    sqlx::query_as!(
+        Row,
+        r#"SELECT seq AS "seq!", account_id AS "account_id!", type_id AS "type_id!", occurred_at,
+                       recorded_at AS "recorded_at!", content_hash AS "content_hash!", event_id AS "event_id!",
+                       record_id AS "record_id!", replay_of, replay_sink, body AS "body!"
+                   FROM (SELECT e.*, sum(octet_length(e.body)) OVER (ORDER BY e.seq) - octet_length(e.body) AS already
+                         FROM events e WHERE e.shard = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq LIMIT $4) w
+                   WHERE w.already < $5 ORDER BY seq"#,
+        shard,
+        seq_to_db(after),
+        seq_to_db(until),
+        max_events,
+        i64::try_from(max_bytes.max(1)).unwrap_or(i64::MAX),
+    )
+    .fetch_all(&mut **session)
+    .await
+    .map_err(failed("reading events"))
+}
+
 impl ReadLedger for Ledger {
     async fn read(
         &self,
@@ -136,24 +165,15 @@ impl ReadLedger for Ledger {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let gone = || LedgerError::Refused { doing, why: format!("events after seq {after} are no longer kept") };
             let before = self.recompute(&mut session, number, after).await?.ok_or_else(gone)?;
-            // The running total stops the server at the bound; at least one event comes, however large.
-            let rows = sqlx::query_as!(
-                Row,
-                r#"SELECT seq AS "seq!", account_id AS "account_id!", type_id AS "type_id!", occurred_at,
-                       recorded_at AS "recorded_at!", content_hash AS "content_hash!", event_id AS "event_id!",
-                       record_id AS "record_id!", replay_of, replay_sink, body AS "body!"
-                   FROM (SELECT e.*, sum(octet_length(e.body)) OVER (ORDER BY e.seq) - octet_length(e.body) AS already
-                         FROM events e WHERE e.shard = $1 AND e.seq > $2 AND e.seq <= $3 ORDER BY e.seq LIMIT $4) w
-                   WHERE w.already < $5 ORDER BY seq"#,
-                number,
-                seq_to_db(after),
-                seq_to_db(until),
-                i64::try_from(max_events.max(1)).unwrap_or(i64::MAX),
-                i64::try_from(max_bytes.max(1)).unwrap_or(i64::MAX),
-            )
-            .fetch_all(&mut *session)
-            .await
-            .map_err(failed(doing))?;
+            let most = (max_events, max_bytes);
+            // No further than they can reach: where a partition has no statistics yet, the server would sort everything
+            // up to the head for each piece of it.
+            let reach = Seq(after.0.saturating_add(max_events.max(1) as u64)).min(until);
+            let mut rows = rows_between(&mut session, number, after, reach, most).await?;
+            if rows.is_empty() && reach < until {
+                // A void that is wider, or nothing.
+                rows = rows_between(&mut session, number, after, until, most).await?;
+            }
             let mut batch =
                 Batch { shard, after, chain_before: before, void: None, events: Vec::with_capacity(rows.len()) };
             let follows = rows.first().is_some_and(|row| seq_from_db(row.seq) == after.next());
