@@ -69,6 +69,13 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     let furthest = ours.flat_map(|topic| topic.partitions.iter().flatten()).map(|partition| partition.last).max();
     let goal = base.max(copy.unwrap_or_default()).max(furthest.unwrap_or_default());
     tracing::warn!(%sink, %shard, cursor = %base, goes_on = %goal, from = %from, "the sink is being reconciled");
+    if order.after >= bounds.oldest {
+        tracing::warn!(
+            %sink, %shard, from = %bounds.oldest, to = %order.after,
+            "these events came before the sink began, or were delivered by other rules: what its topics lost of them does \
+             not come again"
+        );
+    }
     let mut work = Work {
         tails: tails(&written, &held, from, base)?,
         held,
