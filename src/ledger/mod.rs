@@ -51,4 +51,5 @@ pub use home::Home;
 pub use lease::{Held, Lease, LeaseBook};
 pub use open::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 pub use recorder::Recorder;
+pub use store::Store;
 pub use voids::{RehydrationRow, VoidRow};

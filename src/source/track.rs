@@ -156,7 +156,16 @@ impl<B: StreamBook> Track<B> {
     /// Looks at the ledger itself, so that only a true change interrupts anything.
     async fn look_again(&mut self) -> Result<(), Interrupt> {
         self.doubt = false;
-        let Ok(row) = self.shared.open(&self.key).await else { return Ok(()) };
+        let Ok(row) = self.shared.open(&self.key).await else {
+            // What was told is told once: unless it is looked at again, a stream that was resumed stands still for good.
+            self.orders.rows.mark_changed();
+            let stop = self.orders.stop.clone();
+            return tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(Interrupt::Stop),
+                () = tokio::time::sleep(self.shared.pace.look) => Ok(()),
+            };
+        };
         let stands_still = matches!(row.state, StreamState::Paused | StreamState::Halted);
         let moved = self.inflight.is_empty() && row.position != self.row.position;
         if moved || stands_still != matches!(self.row.state, StreamState::Paused | StreamState::Halted) {

@@ -10,6 +10,7 @@
 mod broker;
 mod cluster;
 mod flaw;
+mod operator;
 mod oracle;
 mod replica;
 mod servers;
@@ -82,9 +83,11 @@ async fn simulate(seed: u64, flaw: Option<Flaw>, trace: bool) -> Result<Counts, 
             let count = world.dice().random_range(1..=25);
             world.tell(format!("{count} {stream} are emitted"));
             vendor.emit(stream, count);
+            operator::meddle(&world, &ledger);
             pause(world.up_to(Duration::from_secs(20))).await;
         }
         world.calm();
+        operator::let_all_go_on(&ledger);
         let calm = Instant::now();
         while let Some(missing) = oracle.missing() {
             if calm.elapsed() > ARRIVES_WITHIN {
@@ -167,5 +170,18 @@ fn everything_arrives_once_and_in_order_whatever_fails() {
 fn the_same_seed_is_the_same_run() {
     for seed in 0..20 {
         assert_eq!(run(seed, None, false), run(seed, None, false), "seed {seed}");
+    }
+}
+/// Seeds within which each flaw must show itself.
+const FOUND_WITHIN: u64 = 1_000;
+
+#[test]
+fn every_flaw_is_found() {
+    for (name, flaw) in Flaw::ALL {
+        let (_, failed) = run_all(0..FOUND_WITHIN, Some(flaw));
+        let Some((seed, why)) = failed.first_key_value() else {
+            panic!("{FOUND_WITHIN} seeds do not find the mutant {name}");
+        };
+        println!("{name:<24} seed {seed:>5}: {why}");
     }
 }

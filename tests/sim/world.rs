@@ -223,8 +223,16 @@ impl Net {
     ) -> Result<T, Lost> {
         self.awake().await;
         let weather = self.world.weather();
-        if self.world.befalls(weather.freeze) {
-            let length = self.world.up_to(Duration::from_secs(40));
+        // What is rare and dear is sought: a process that stands still in a transaction and wakes when another one begins.
+        let (freeze, slow, slowly) = match what {
+            "producing" | "EndTxn" => (12 * weather.freeze, weather.slow, Duration::from_millis(500)),
+            "init_transactions" => (weather.freeze, 8 * weather.slow, Duration::from_secs(4)),
+            _ => (weather.freeze, weather.slow, Duration::from_millis(500)),
+        };
+        if self.world.befalls(freeze) {
+            let about_a_lease = self.world.befalls(700);
+            let length = if about_a_lease { Duration::from_secs(9) } else { Duration::ZERO };
+            let length = length + self.world.up_to(Duration::from_secs(if about_a_lease { 9 } else { 40 }));
             self.world.tell(format!("{} stands still for {length:?}", self.process.name));
             self.world.count("freezes");
             *self.process.frozen_until.lock().unwrap() = Some(Instant::now() + length);
@@ -237,9 +245,9 @@ impl Net {
             return self.lost().await;
         }
         let (mut there, mut back) = (self.moment(), self.moment());
-        if self.world.befalls(weather.slow) {
-            there += self.world.up_to(Duration::from_millis(500));
-            back += self.world.up_to(Duration::from_millis(500));
+        if self.world.befalls(slow) {
+            there += self.world.up_to(slowly);
+            back += self.world.up_to(slowly);
         }
         if self.world.befalls(weather.late) {
             there += self.world.up_to(Duration::from_secs(25));

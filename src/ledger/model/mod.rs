@@ -25,8 +25,8 @@ use crate::event::ports::{
     ChainAt, Delivered, Dialect, LedgerError, NewDeadLetter, Ownership, Rehydration, SinkRow, SinkState, StreamRow,
 };
 use crate::event::{
-    AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Recorded, Rejected, Seq,
-    Shard, SinkName, StreamKey, Void,
+    AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Position, Recorded,
+    Rejected, Seq, Shard, SinkName, StreamKey, Void,
 };
 
 /// A call that was not answered: whether it was carried out cannot be told.
@@ -117,6 +117,8 @@ pub struct State {
     pub conflicts: usize,
     /// The epoch that the last write named, and the one that held then.
     pub written: Option<(Epoch, Epoch)>,
+    /// A page that was recorded from elsewhere: the stream, from where it was polled, and where the stream was.
+    pub misstep: Option<(StreamKey, Position, Position)>,
     ids: HashMap<DedupeKey, (Seq, ContentHash)>,
     types: BTreeMap<EventType, i32>,
     dialects: BTreeMap<AccountName, Dialect>,
@@ -184,6 +186,7 @@ impl Model {
             rejected: Vec::new(),
             conflicts: 0,
             written: None,
+            misstep: None,
             ids: HashMap::new(),
             types: BTreeMap::new(),
             dialects: BTreeMap::new(),

@@ -160,6 +160,9 @@ impl State {
     fn advance(&mut self, moves: &[Move], at: OffsetDateTime) {
         for step in moves {
             let Some(Stream { row, .. }) = self.streams.get_mut(&step.key) else { continue };
+            if row.position != step.from && !step.seek {
+                self.misstep = Some((step.key.clone(), step.from.clone(), row.position.clone()));
+            }
             if row.position != step.to {
                 row.position_at = at;
             }

@@ -7,6 +7,7 @@ mod lease;
 mod open;
 mod orders;
 mod pooler;
+mod promises;
 mod record;
 mod voids;
 pub(crate) mod world;

@@ -1,0 +1,253 @@
+//! One suite, two ledgers: what the ports promise is asked of PostgreSQL and of the model that simulations run over, so
+//! that what a simulation shows is true of both.
+
+use std::time::Duration;
+
+use standpipe::clock::Clock;
+use standpipe::event::ports::{
+    ChainAt, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, SinkBook, SinkState, StreamBook,
+    StreamState, Submission,
+};
+use standpipe::event::{
+    Capacity, Chain, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, GapReason, KeepDelivery, LedgerId,
+    Page, Position, RetryDelivery, SeenDelivery, Seq, Shard, SinkName, StreamKey,
+};
+use standpipe::ledger::model::Model;
+use standpipe::ledger::{Lease, LeaseBook, Recorder, Store};
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::world::{SOON, Shelf, config, event, events, key, open, page};
+use crate::support::postgres::Postgres;
+
+const SHARD: Shard = Shard(0);
+const TTL: Duration = Duration::from_secs(15);
+const MONTH: Duration = Duration::from_hours(720);
+
+trait Whole: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger {}
+impl<L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger> Whole for L {}
+
+#[tokio::test]
+async fn postgresql_keeps_what_the_ports_promise() {
+    let url = Postgres::shared().await.database().await;
+    let ledger = open(&config(&url)).await;
+    keeps_its_promises(ledger.clone(), ledger.id()).await;
+}
+
+#[tokio::test]
+async fn the_model_keeps_what_the_ports_promise() {
+    let id = LedgerId(Uuid::new_v4());
+    keeps_its_promises(Model::new(id, Clock::system(), TTL), id).await;
+}
+
+async fn keeps_its_promises<L: Whole>(ledger: L, id: LedgerId) {
+    let owner = one_owner_at_a_time(&ledger).await;
+    records_once_and_in_order(&ledger, owner, id).await;
+    keeps_what_sinks_keep(&ledger, owner).await;
+    keeps_deliveries(&ledger, owner).await;
+    refuses_an_owner_whose_time_is_over(&ledger, owner).await;
+}
+
+/// A recorder that runs.
+struct Recording {
+    pages: mpsc::Sender<Submission>,
+    capacity: Capacity,
+    shelf: Shelf,
+    task: JoinHandle<Result<(), LedgerError>>,
+}
+
+impl Recording {
+    async fn start<L: Whole>(ledger: &L, owner: Ownership) -> Self {
+        let recorder = Recorder::open(ledger, owner).await.unwrap();
+        let (shelf, (pages, taken)) = (Shelf::default(), mpsc::channel(8));
+        let task = tokio::spawn(recorder.run(taken, shelf.clone(), CancellationToken::new()));
+        Self { pages, capacity: Capacity::new(1_000, 1 << 20), shelf, task }
+    }
+
+    async fn record(&self, page: Page) -> Option<PageOutcome> {
+        let room = self.capacity.reserve(page.events.len(), page.size() as u64).await;
+        let (settled, answer) = oneshot::channel();
+        self.pages.send(Submission { page, room, settled }).await.unwrap();
+        tokio::time::timeout(SOON, answer).await.expect("an answer in time").ok()
+    }
+
+    async fn end(self) -> Result<(), LedgerError> {
+        drop(self.pages);
+        tokio::time::timeout(SOON, self.task).await.expect("ends in time").expect("does not panic")
+    }
+}
+
+fn is_fenced<T>(answer: &Result<T, LedgerError>) -> bool {
+    matches!(answer, Err(LedgerError::Fenced { .. }))
+}
+
+/// INV-6, as the lease gives it out.
+async fn one_owner_at_a_time<L: Whole>(ledger: &L) -> Ownership {
+    assert_eq!(ledger.lease_ttl(), TTL);
+    let (one, other) = (Uuid::new_v4(), Uuid::new_v4());
+    let first = ledger.take_lease(SHARD, one).await.unwrap().expect("nobody has it");
+    assert_eq!(ledger.take_lease(SHARD, other).await.unwrap(), None);
+    let again = ledger.take_lease(SHARD, one).await.unwrap().expect("its own");
+    assert_eq!(again.0, first.0 + 1, "under a new epoch");
+    let (old, new) = (Ownership { shard: SHARD, epoch: first }, Ownership { shard: SHARD, epoch: again });
+    assert!(is_fenced(&ledger.renew_lease(old).await));
+    ledger.renew_lease(new).await.unwrap();
+    ledger.release_lease(old).await.unwrap();
+    assert_eq!(ledger.take_lease(SHARD, other).await.unwrap(), None, "an epoch that is over releases nothing");
+    ledger.release_lease(new).await.unwrap();
+    assert!(is_fenced(&ledger.renew_lease(new).await), "what was released is not prolonged");
+    let held = Lease::new(ledger, SHARD, other).try_acquire().await.unwrap().expect("it is free");
+    held.ownership()
+}
+
+async fn position<L: Whole>(ledger: &L, of: &StreamKey) -> (String, bool) {
+    let rows = ledger.streams(&of.account).await.unwrap();
+    let row = rows.iter().find(|row| row.key == *of).unwrap();
+    (row.position.to_string(), row.top)
+}
+
+/// INV-1 to INV-4.
+async fn records_once_and_in_order<L: Whole>(ledger: &L, owner: Ownership, id: LedgerId) {
+    let (deals, notes) = (key("deals"), key("notes"));
+    for stream in [&deals, &notes] {
+        ledger.open(stream, &Position::tail()).await.unwrap();
+    }
+    let kept = ledger.open(&deals, &Position::top()).await.unwrap();
+    assert_eq!((kept.position, kept.state), (Position::tail(), StreamState::Active), "it was opened before");
+    let recording = Recording::start(ledger, owner).await;
+    assert_eq!(recording.record(page(&deals, "tail", "p1", events(["a", "b"]))).await, Some(PageOutcome::Recorded));
+    // Known ones, one of them with other content, one that comes twice, and two that are new.
+    let mut mixed = events(["b", "c", "c"]);
+    mixed.extend([event("a", "another"), event("d", "content")]);
+    assert_eq!(recording.record(page(&deals, "p1", "p2", mixed)).await, Some(PageOutcome::Recorded));
+    assert_eq!(recording.shelf.ids(), ["a", "b", "c", "d"]);
+    let elsewhere = recording.record(page(&deals, "p1", "p9", events(["x"]))).await;
+    assert_eq!(elsewhere, Some(PageOutcome::Superseded { at: Position::from("p2") }));
+    let top = Page { top: true, ..page(&deals, "p2", "p3", vec![]) };
+    assert_eq!(recording.record(top).await, Some(PageOutcome::Recorded));
+    assert_eq!(position(ledger, &deals).await, ("p3".to_owned(), true));
+    assert_eq!(recording.record(page(&notes, "tail", "n1", events(["e"]))).await, Some(PageOutcome::Recorded));
+    recording.end().await.unwrap();
+
+    let bounds = ledger.bounds(SHARD).await.unwrap();
+    let all = ledger.read(SHARD, Seq::ZERO, bounds.head, 100, 1 << 20).await.unwrap();
+    let mut chain = Chain::start(id);
+    for (at, event) in (1..).zip(&all.events) {
+        chain = chain.link(Seq(at), &event.id, &event.content_hash);
+        assert_eq!((event.seq, event.chain), (Seq(at), chain));
+        assert_eq!(ledger.chain_at(SHARD, event.seq).await.unwrap(), ChainAt::Known(chain));
+    }
+    assert_eq!((bounds.ledger, bounds.oldest, bounds.head, bounds.chain), (id, Seq(1), Seq(5), chain));
+    assert_eq!(ledger.chain_at(SHARD, Seq::ZERO).await.unwrap(), ChainAt::Known(Chain::start(id)));
+    assert_eq!(ledger.chain_at(SHARD, Seq(6)).await.unwrap(), ChainAt::Beyond);
+    let some = ledger.read(SHARD, Seq(1), Seq(4), 2, 1 << 20).await.unwrap();
+    assert_eq!((some.after, some.to(), some.chain_before), (Seq(1), Seq(3), all.events[0].chain));
+    assert_eq!(ledger.read(SHARD, Seq(1), Seq(4), 100, 1).await.unwrap().to(), Seq(2), "at least one");
+    assert_eq!(ledger.read(SHARD, Seq(1), Seq(4), 100, 1 << 20).await.unwrap().to(), Seq(4), "no further than asked");
+    ledger.set_state(&deals, StreamState::Forbidden, "no plan").await.unwrap();
+    assert_eq!(ledger.open(&deals, &Position::tail()).await.unwrap().state, StreamState::Forbidden);
+    assert!(matches!(ledger.bounds(Shard(7)).await, Err(LedgerError::Refused { .. })), "there is no such shard");
+}
+
+async fn keeps_what_sinks_keep<L: Whole>(ledger: &L, owner: Ownership) {
+    let sink = SinkName::from("crm");
+    assert!(is_fenced(&ledger.keep_cursor(&sink, owner, Seq(1)).await), "there is no row yet");
+    let row = ledger.row(&sink, owner).await.unwrap();
+    assert_eq!((row.cursor, row.seek, row.paused, row.disabled), (None, None, false, None));
+    ledger.keep_cursor(&sink, owner, Seq(3)).await.unwrap();
+    ledger.keep_cursor(&sink, owner, Seq(2)).await.unwrap();
+    assert_eq!(ledger.row(&sink, owner).await.unwrap().cursor, Some(Seq(3)), "never backwards");
+    ledger.sought(&sink, owner, Seq(1)).await.unwrap();
+    assert_eq!(ledger.row(&sink, owner).await.unwrap().cursor, Some(Seq(1)), "but by an order");
+    let letter = NewDeadLetter { seq: Seq(2), reason: "no".to_owned(), attempts: 1 };
+    for _ in 0..2 {
+        ledger.dead_letters(&sink, owner, std::slice::from_ref(&letter), MONTH).await.unwrap();
+    }
+    ledger.gap(&sink, owner, Seq(2), Seq(3), GapReason::Sought).await.unwrap();
+    ledger.report(&sink, owner, SinkState::Disabled, Some("410")).await.unwrap();
+    ledger.report(&sink, owner, SinkState::Running, None).await.unwrap();
+    let disabled = ledger.row(&sink, owner).await.unwrap().disabled;
+    assert_eq!(disabled.as_deref(), Some("410"), "until an operator says otherwise");
+}
+
+fn seen(seq: u64, version: i64) -> SeenDelivery {
+    SeenDelivery { seq: Seq(seq), version }
+}
+
+/// INV-10: rows change only as they were seen, all of a change or nothing.
+async fn keeps_deliveries<L: Whole>(ledger: &L, owner: Ownership) {
+    let sink = SinkName::from("ops");
+    ledger.row(&sink, owner).await.unwrap();
+    let due_at = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(7);
+    let all = ledger.read(SHARD, Seq::ZERO, Seq(5), 100, 1 << 20).await.unwrap().events;
+    let keep = |seq: u64| KeepDelivery {
+        seq: Seq(seq),
+        chain: all[usize::try_from(seq - 1).unwrap()].chain,
+        attempts: 1,
+        due_at,
+    };
+    let change = async |changes: DeliveryChanges| ledger.change(&sink, owner, &changes, MONTH).await;
+    let rows = async || -> Vec<(u64, i64, u32)> {
+        let rows = ledger.deliveries(&sink, SHARD).await.unwrap();
+        rows.iter().map(|row| (row.seq.0, row.version, row.attempts)).collect()
+    };
+    change(DeliveryChanges { keep: (1..=4).map(keep).collect(), ..DeliveryChanges::default() }).await.unwrap();
+    assert_eq!(rows().await, [(1, 1, 1), (2, 1, 1), (3, 1, 1), (4, 1, 1)]);
+    let row = &ledger.deliveries(&sink, SHARD).await.unwrap()[1];
+    assert_eq!((row.due_at, &*row.record_id, row.replay), (due_at, "7", false));
+    let mut claimed = ledger.claim(&sink, owner, &[seen(2, 1), seen(1, 1)]).await.unwrap();
+    claimed.sort_by_key(|event| event.seq);
+    let expected: Vec<String> = all[..2].iter().map(|event| format!("{event:?}")).collect();
+    assert_eq!(claimed.iter().map(|event| format!("{event:?}")).collect::<Vec<_>>(), expected, "whole");
+    let stale = ledger.claim(&sink, owner, &[seen(3, 1), seen(1, 1)]).await;
+    assert!(matches!(stale, Err(LedgerError::Unavailable { .. })));
+    let retry = RetryDelivery { seen: seen(1, 2), attempts: 2, due_at };
+    let stale = DeliveryChanges { retry: vec![retry], done: vec![seen(2, 1)], ..DeliveryChanges::default() };
+    assert!(matches!(change(stale).await, Err(LedgerError::Unavailable { .. })));
+    assert_eq!(rows().await, [(1, 2, 1), (2, 2, 1), (3, 1, 1), (4, 1, 1)], "nothing of it");
+    let exhausted = ExhaustedDelivery { seen: seen(3, 1), attempts: 9, reason: "no".to_owned() };
+    let settled = DeliveryChanges {
+        retry: vec![retry],
+        exhausted: vec![exhausted],
+        done: vec![seen(2, 2)],
+        ..DeliveryChanges::default()
+    };
+    change(settled).await.unwrap();
+    assert_eq!(rows().await, [(1, 3, 2), (4, 1, 1)]);
+    ledger.forget_after(&sink, owner, Seq(1)).await.unwrap();
+    assert_eq!(rows().await, [(1, 3, 2)]);
+    let failures = Failures { since: due_at, lasting: Duration::from_mins(3) };
+    assert_eq!(ledger.failures(&sink, SHARD).await.unwrap(), None);
+    ledger.keep_failures(&sink, owner, Some(failures)).await.unwrap();
+    assert_eq!(ledger.failures(&sink, SHARD).await.unwrap(), Some(failures));
+    ledger.keep_failures(&sink, owner, None).await.unwrap();
+    assert_eq!(ledger.failures(&sink, SHARD).await.unwrap(), None);
+    ledger.forget_attempts(&sink, owner).await.unwrap();
+}
+
+/// INV-6, at every write.
+async fn refuses_an_owner_whose_time_is_over<L: Whole>(ledger: &L, old: Ownership) {
+    let recording = Recording::start(ledger, old).await;
+    ledger.release_lease(old).await.unwrap();
+    ledger.take_lease(SHARD, Uuid::new_v4()).await.unwrap().expect("it is free");
+    assert_eq!(recording.record(page(&key("deals"), "p3", "p4", events(["z"]))).await, None, "nobody answers");
+    assert!(is_fenced(&recording.end().await));
+    assert!(is_fenced(&Recorder::open(ledger, old).await));
+    let (crm, ops) = (SinkName::from("crm"), SinkName::from("ops"));
+    assert!(is_fenced(&ledger.row(&crm, old).await));
+    assert!(is_fenced(&ledger.keep_cursor(&crm, old, Seq(5)).await));
+    assert!(is_fenced(&ledger.sought(&crm, old, Seq(5)).await));
+    assert!(is_fenced(&ledger.dead_letters(&crm, old, &[], MONTH).await));
+    assert!(is_fenced(&ledger.report(&crm, old, SinkState::Running, None).await));
+    assert!(is_fenced(&ledger.gap(&crm, old, Seq(1), Seq(2), GapReason::Sought).await));
+    assert!(is_fenced(&ledger.claim(&ops, old, &[seen(1, 3)]).await));
+    assert!(is_fenced(&ledger.change(&ops, old, &DeliveryChanges::default(), MONTH).await));
+    assert!(is_fenced(&ledger.keep_failures(&ops, old, None).await));
+    assert!(is_fenced(&ledger.forget_after(&ops, old, Seq::ZERO).await));
+    assert!(is_fenced(&ledger.forget_attempts(&ops, old).await));
+    assert_eq!(ledger.bounds(SHARD).await.unwrap().head, Seq(5));
+    assert_eq!(ledger.deliveries(&ops, SHARD).await.unwrap().len(), 1);
+}
