@@ -156,16 +156,7 @@ impl<B: StreamBook> Track<B> {
     /// Looks at the ledger itself, so that only a true change interrupts anything.
     async fn look_again(&mut self) -> Result<(), Interrupt> {
         self.doubt = false;
-        let Ok(row) = self.shared.open(&self.key).await else {
-            // What was told is told once: unless it is looked at again, a stream that was resumed stands still for good.
-            self.orders.rows.mark_changed();
-            let stop = self.orders.stop.clone();
-            return tokio::select! {
-                biased;
-                () = stop.cancelled() => Err(Interrupt::Stop),
-                () = tokio::time::sleep(self.shared.pace.look) => Ok(()),
-            };
-        };
+        let Ok(row) = self.shared.open(&self.key).await else { return Ok(()) };
         let stands_still = matches!(row.state, StreamState::Paused | StreamState::Halted);
         let moved = self.inflight.is_empty() && row.position != self.row.position;
         if moved || stands_still != matches!(self.row.state, StreamState::Paused | StreamState::Halted) {
@@ -179,7 +170,14 @@ impl<B: StreamBook> Track<B> {
         if matches!(self.row.state, StreamState::Paused | StreamState::Halted) {
             let state = self.row.state;
             tracing::info!(stream = %self.key, state = state.as_str(), "not polled until an operator says so");
-            self.watch(std::future::pending::<()>()).await?;
+            loop {
+                // A change is told once, and perhaps before this stream stood still, or while the ledger failed: looked at
+                // without being told, or a stream that was resumed would stand still for good.
+                self.pause(self.shared.pace.look).await?;
+                if self.is_suspicious() {
+                    self.look_again().await?;
+                }
+            }
         }
         let mut full = self.orders.backlog_full.clone();
         if *full.borrow() {
