@@ -310,6 +310,8 @@ pub struct SinkRow {
     pub reconcile: Option<Reconcile>,
     /// Whether an operator paused it.
     pub paused: bool,
+    /// Whether its last report, [`SinkState::Halted`], still stands: an operator who resumes the sink takes it back.
+    pub halted: bool,
     /// Set while a webhook endpoint is disabled: since when and why.
     pub disabled: Option<String>,
 }

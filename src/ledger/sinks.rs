@@ -80,7 +80,9 @@ impl SinkBook for Ledger {
             .await
             .map_err(failed(doing))?;
             let row = sqlx::query!(
-                "SELECT cursor, seek_to, reconcile_at, rules, rules_after, paused, disabled FROM sinks WHERE sink = $1 AND shard = $2",
+                "SELECT cursor, seek_to, reconcile_at, rules, rules_after, paused, disabled,
+                    state = 'halted' AS \"halted!\"
+                 FROM sinks WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard
             )
@@ -91,11 +93,11 @@ impl SinkBook for Ledger {
             Ok(SinkRow {
                 cursor: row.cursor.map(seq_from_db),
                 seek: row.seek_to.map(seq_from_db),
-                reconcile: row.reconcile_at.map(|_| Reconcile {
-                    rules: row.rules,
-                    after: row.rules_after.map_or(Seq::ZERO, seq_from_db),
-                }),
+                reconcile: row
+                    .reconcile_at
+                    .map(|_| Reconcile { rules: row.rules, after: row.rules_after.map_or(Seq::ZERO, seq_from_db) }),
                 paused: row.paused,
+                halted: row.halted,
                 disabled: row.disabled,
             })
         })

@@ -65,7 +65,14 @@ impl SinkBook for Model {
         let sink = sink.clone();
         self.write("reading a sink's row", owner, move |state| {
             let new = || Sink {
-                row: SinkRow { cursor: None, seek: None, reconcile: None, paused: false, disabled: None },
+                row: SinkRow {
+                    cursor: None,
+                    seek: None,
+                    reconcile: None,
+                    paused: false,
+                    halted: false,
+                    disabled: None,
+                },
                 reported: None,
             };
             Ok(state.sinks.entry(sink).or_insert_with(new).row.clone())
@@ -128,6 +135,7 @@ impl SinkBook for Model {
             if to == SinkState::Disabled {
                 sink.row.disabled.get_or_insert_with(|| error.clone().unwrap_or_default());
             }
+            sink.row.halted = to == SinkState::Halted;
             sink.reported = Some((to, error));
             Ok(())
         })

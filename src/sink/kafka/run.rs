@@ -282,11 +282,11 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
         if again { pause + LEASE } else { pause }
     }
 
-    /// Waits until an operator seeks, or pauses the sink.
+    /// Waits until an operator acts: seeks, pauses, has it reconciled, or resumes it, now that the reason is gone.
     async fn wait_for_a_wish(&mut self) -> Result<(), KafkaSinkError> {
         while self.wait(Instant::now() + LOOK_EVERY).await {
             let row = self.row().await?;
-            if row.is_wished_otherwise() {
+            if row.is_wished_otherwise() || !row.halted {
                 break;
             }
         }

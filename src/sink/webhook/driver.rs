@@ -95,7 +95,7 @@ pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
             }
             Err(standing) => {
                 let why = crate::telemetry::causes(&standing);
-                if told.as_ref() != Some(&why) {
+                if told.as_ref() != Some(&why) || !row.halted {
                     tracing::error!(sink = %sink.name, error = why, "the sink stands still");
                     meters.state(SinkState::Halted);
                     sink.book.report(&sink.name, sink.ownership, SinkState::Halted, Some(&why)).await?;

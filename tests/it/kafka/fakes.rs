@@ -72,7 +72,7 @@ impl FakeLedger {
             skips: HashSet::new(),
             reclaimed: Vec::new(),
             oldest: Seq(1),
-            row: SinkRow { cursor: None, seek: None, reconcile: None, paused: false, disabled: None },
+            row: SinkRow { cursor: None, seek: None, reconcile: None, paused: false, halted: false, disabled: None },
             sought: Vec::new(),
             letters: Vec::new(),
             reports: Vec::new(),
@@ -320,6 +320,7 @@ impl SinkBook for FakeLedger {
         if ledger.lost {
             return Err(LedgerError::Fenced { shard: Shard(0), why: "the test says so".into() });
         }
+        ledger.row.halted = state == SinkState::Halted;
         ledger.reports.push((state, error.map(str::to_owned)));
         Ok(())
     }

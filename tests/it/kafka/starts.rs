@@ -77,6 +77,25 @@ async fn a_sink_that_was_away_for_longer_than_retention_stops_until_an_operator_
 }
 
 #[tokio::test]
+async fn a_sink_that_stands_still_looks_again_when_it_is_resumed() {
+    let stage = Stage::delivered_20("resumed").await;
+    stage.ledger.record_some(10);
+    stage.ledger.state().row.cursor = Some(Seq(25));
+    let running = stage.start();
+    let halts = || stage.ledger.state().reports.iter().filter(|(state, _)| *state == SinkState::Halted).count();
+    stage.wait_halted().await;
+    stage.ledger.state().row.halted = false;
+    wait_until("it finds the same again", LIMIT, async || halts() == 2).await;
+    // What was wrong is removed now.
+    stage.ledger.state().row.cursor = Some(Seq(20));
+    stage.ledger.state().row.halted = false;
+    stage.wait_copy(30).await;
+    running.stop().await.unwrap();
+    assert_eq!(halts(), 2);
+    stage.assert_delivered(1..=30).await;
+}
+
+#[tokio::test]
 async fn a_copy_ahead_of_the_cursor_stops_the_sink() {
     let stage = Stage::delivered_20("behind").await;
     stage.ledger.record_some(10);
