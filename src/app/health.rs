@@ -44,7 +44,14 @@ impl Health {
     /// Takes back the notes of `part` and of all parts below it (`shard/0` of `shard/0/sink/crm`).
     pub fn forget(&self, part: &str) {
         let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.retain(|name, _| name != part && !name.strip_prefix(part).is_some_and(|rest| rest.starts_with('/')));
+        notes.retain(|name, _| !is_of(name, part));
+    }
+
+    /// Notes one reason in place of all that `part` and the parts below it said; nobody sees anything in between.
+    pub fn note_instead(&self, part: &str, readiness: Readiness, why: impl Into<String>) {
+        let mut notes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.retain(|name, _| !is_of(name, part));
+        notes.insert(part.to_owned(), (readiness, why.into()));
     }
 
     /// The worst readiness and all reasons.
@@ -58,6 +65,11 @@ impl Health {
         let worst = reasons.iter().map(|reason| reason.readiness).max().unwrap_or(Readiness::Ready);
         (worst, reasons)
     }
+}
+
+/// Whether `name` is `part` or one below it.
+fn is_of(name: &str, part: &str) -> bool {
+    name.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -76,5 +88,9 @@ mod tests {
         health.note("shard/01", Readiness::Degraded, "another shard");
         health.forget("shard/0");
         assert_eq!(health.look().1.len(), 1);
+        health.note("shard/01/sink/crm", Readiness::Degraded, "halted");
+        health.note_instead("shard/01", Readiness::Unready, "this is a copy");
+        let told: Vec<_> = health.look().1.into_iter().map(|reason| (reason.part, reason.readiness)).collect();
+        assert_eq!(told, [("shard/01".to_owned(), Readiness::Unready)]);
     }
 }

@@ -74,7 +74,13 @@ pub(super) async fn supervise(mut of: Shared, shard: Shard, stop: CancellationTo
             }
         };
         owned.set(0.0);
-        of.health.forget(&part);
+        // Before the lease is given back, which may take a while: what fails again and again must not look well in between.
+        match &end {
+            Err(error) if error.disposition() != StageDisposition::Exit => {
+                of.health.note_instead(&part, readiness(error), error.to_string());
+            }
+            _ => of.health.forget(&part),
+        }
         // At once, so that a standby need not wait for the lease to run out.
         if let Err(error) = held.release().await {
             tracing::debug!(%shard, error = &error as &dyn std::error::Error, "the lease runs out by itself");
@@ -83,7 +89,6 @@ pub(super) async fn supervise(mut of: Shared, shard: Shard, stop: CancellationTo
         if error.disposition() == StageDisposition::Exit {
             return Err(error);
         }
-        of.health.note(&part, readiness(&error), error.to_string());
         tracing::warn!(
             %shard,
             error = &error as &dyn std::error::Error,
