@@ -1,14 +1,12 @@
 //! Reading the ends of partitions, backwards in steps, as a `read_committed` consumer sees them once everything below
 //! the high watermark is decided (INV-8). Blocks; the caller stands on a thread of its own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -17,6 +15,7 @@ use super::cluster::{CursorFound, PartitionEnd, TopicEnd};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::{Cursor, Tails};
 use super::error::KafkaSinkError;
+use super::read::{header, read_through};
 use crate::event::Seq;
 
 /// How many offsets the first look takes; each further one eight times as many.
@@ -96,12 +95,13 @@ fn last_of(committed: &Looker, settings: &Settings, decided: Decided) -> Result<
     loop {
         let from = decided.low.max(decided.high - step);
         let (mut cursor, mut written_at) = (None, None);
-        read(committed, topic, &[(partition, from, decided.high)], |message| {
+        read_through(committed, topic, &[(partition, from, decided.high)], TRANSACTION_TIMEOUT, |message| {
             if let Some(value) = message.payload() {
                 cursor = Some(Cursor::from_json(value));
                 let millis = message.timestamp().to_millis().map(i128::from);
                 written_at = millis.and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(at * 1_000_000).ok());
             }
+            Ok(())
         })?;
         if cursor.is_some() || from <= decided.low {
             return Ok(CursorFound { low: decided.low, cursor, written_at });
@@ -168,11 +168,12 @@ fn look_back(
             end.ours.clear();
             wanted.push((i32::try_from(number).unwrap_or(i32::MAX), end.from, end.high));
         }
-        read(looker, topic, &wanted, |message| {
+        read_through(looker, topic, &wanted, TRANSACTION_TIMEOUT, |message| {
             let at = usize::try_from(message.partition()).unwrap_or(usize::MAX);
             if let (Some(end), Some(seqs)) = (partitions.get_mut(at), seqs(message, &ledger, &shard)) {
                 end.ours.push(seqs);
             }
+            Ok(())
         })?;
     }
     Ok(())
@@ -187,53 +188,4 @@ pub(super) fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> 
         return None;
     }
     Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))
-}
-
-/// The value of a message's header, where it is text.
-pub(super) fn header<'m>(message: &'m BorrowedMessage<'_>, name: &str) -> Option<&'m str> {
-    let header = message.headers()?.iter().find(|header| header.key == name)?;
-    std::str::from_utf8(header.value?).ok()
-}
-
-/// Reads partitions of one topic from an offset up to another, all at once, in the order of each partition.
-fn read(
-    looker: &Looker,
-    topic: &str,
-    wanted: &[(i32, i64, i64)],
-    mut take: impl FnMut(&BorrowedMessage<'_>),
-) -> Result<(), KafkaSinkError> {
-    let failed = |error: KafkaError| looker.failed(format!("reading the end of `{topic}`"), error);
-    let mut assigned = TopicPartitionList::with_capacity(wanted.len());
-    let mut left: HashMap<i32, i64> = HashMap::with_capacity(wanted.len());
-    for (partition, from, to) in wanted.iter().copied().filter(|(_, from, to)| from < to) {
-        assigned.add_partition_offset(topic, partition, Offset::Offset(from)).map_err(failed)?;
-        left.insert(partition, to);
-    }
-    looker.consumer.assign(&assigned).map_err(failed)?;
-    let deadline = Instant::now() + TRANSACTION_TIMEOUT;
-    while !left.is_empty() {
-        if Instant::now() >= deadline {
-            let error = KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut);
-            return Err(failed(error));
-        }
-        match looker.consumer.poll(Duration::from_millis(100)) {
-            None => {}
-            Some(Ok(message)) => {
-                let Some(to) = left.get(&message.partition()).copied() else { continue };
-                if message.offset() < to {
-                    take(&message);
-                }
-                if message.offset() + 1 >= to {
-                    left.remove(&message.partition());
-                }
-            }
-            // Everything up to `to` is decided, so that the end of what is decided lies behind it.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                left.remove(&partition);
-            }
-            Some(Err(error)) if super::client::says_little(&error) => {}
-            Some(Err(error)) => return Err(failed(error)),
-        }
-    }
-    Ok(())
 }

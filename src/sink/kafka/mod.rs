@@ -33,6 +33,7 @@ mod partition;
 mod place;
 mod producer;
 mod proof;
+mod read;
 mod reconcile;
 mod rehydrate;
 mod run;

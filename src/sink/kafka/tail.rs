@@ -7,10 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -19,7 +16,8 @@ use super::client::Looker;
 use super::config::{Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::KafkaSinkError;
-use super::look::{Decided, Views, header, seqs};
+use super::look::{Decided, Views, seqs};
+use super::read::{header, read_through};
 use super::verify::Stop;
 use crate::event::ports::Delivered;
 use crate::event::{DedupeKey, Seq};
@@ -96,38 +94,12 @@ impl Wanted<'_> {
     }
 
     fn read(&self, looker: &Looker, settings: &Settings, from: i64, to: i64) -> Result<Found, KafkaSinkError> {
-        let failed = |error: KafkaError| looker.failed(format!("reading `{}` back", self.topic), error);
         let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
-        let mut assigned = TopicPartitionList::with_capacity(1);
-        assigned.add_partition_offset(self.topic, self.partition, Offset::Offset(from)).map_err(failed)?;
-        looker.consumer.assign(&assigned).map_err(failed)?;
         let mut found = Found::default();
-        if from >= to {
-            return Ok(found);
-        }
-        let mut deadline = Instant::now() + TRANSACTION_TIMEOUT;
-        loop {
-            match looker.consumer.poll(Duration::from_millis(100)) {
-                None if Instant::now() < deadline => {}
-                None => {
-                    let error = KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut);
-                    return Err(failed(error));
-                }
-                Some(Ok(message)) => {
-                    deadline = Instant::now() + TRANSACTION_TIMEOUT;
-                    if message.offset() < to {
-                        self.take(&message, &ledger, &shard, &mut found)?;
-                    }
-                    if message.offset() + 1 >= to {
-                        return Ok(found);
-                    }
-                }
-                // Everything up to `to` is decided, so that the end of what is decided lies behind it.
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(found),
-                Some(Err(error)) if super::client::says_little(&error) && Instant::now() < deadline => {}
-                Some(Err(error)) => return Err(failed(error)),
-            }
-        }
+        read_through(looker, self.topic, &[(self.partition, from, to)], TRANSACTION_TIMEOUT, |message| {
+            self.take(message, &ledger, &shard, &mut found)
+        })?;
+        Ok(found)
     }
 
     fn take(

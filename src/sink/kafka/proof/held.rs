@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::super::config::{ADMIN_TIMEOUT, Settings, TRANSACTION_TIMEOUT};
 use super::super::error::KafkaSinkError;
 use super::super::look::Views;
+use super::super::read::read_through;
 use super::super::topics::{self, TopicConfig};
-use super::seen::{Seen, read_through};
+use super::seen::{STALLED, Seen};
 use super::seqs::SeqSet;
 use crate::event::Seq;
 
@@ -63,8 +64,10 @@ pub(in super::super) fn held(
                 wanted.push((number, decided.low, decided.high));
                 partitions.push(PartitionHeld { low: decided.low, ..PartitionHeld::default() });
             }
-            read_through(&views.committed, name, &wanted, |message| {
-                let Some(seen) = Seen::of(message, &ledger, &shard).filter(|seen| seen.seq <= to) else { return };
+            read_through(&views.committed, name, &wanted, STALLED, |message| {
+                let Some(seen) = Seen::of(message, &ledger, &shard).filter(|seen| seen.seq <= to) else {
+                    return Ok(());
+                };
                 topic.seqs.insert(seen.seq);
                 let at = usize::try_from(seen.partition).unwrap_or(usize::MAX);
                 if let (Some(partition), false) = (partitions.get_mut(at), seen.is_repair) {
@@ -73,6 +76,7 @@ pub(in super::super) fn held(
                         partition.first = seen.seq;
                     }
                 }
+                Ok(())
             })?;
             topic.partitions = Some(partitions);
         }

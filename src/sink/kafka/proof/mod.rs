@@ -28,6 +28,7 @@ use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::{Cursor, Tails};
 use super::error::KafkaSinkError;
 use super::look::{self, Views};
+use super::read::read_through;
 use super::{thread, topics};
 use crate::clock::Clock;
 use crate::event::ports::{LedgerError, ProofBook, Route, Standing};
@@ -39,8 +40,8 @@ pub(super) use held::held;
 pub use held::{PartitionHeld, TopicHeld};
 use judge::{Judge, Partition, Topic};
 pub use report::{Fault, Finding, MAX_FINDINGS, Proof};
+use seen::STALLED;
 pub(super) use seen::Seen;
-use seen::read_through;
 pub use seqs::SeqSet;
 pub(super) use trail::Trail;
 
@@ -274,10 +275,11 @@ fn read_topic(
         topic.config = config;
     }
     let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
-    read_through(&views.committed, name, &wanted, |message| {
+    read_through(&views.committed, name, &wanted, STALLED, |message| {
         if let Some(seen) = Seen::of(message, &ledger, &shard) {
             judge.message(name, &seen);
         }
+        Ok(())
     })
 }
 
