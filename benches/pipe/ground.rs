@@ -1,16 +1,14 @@
 //! What the runs stand on: the servers, and what processes cost.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rustix::process::Pid;
-use standpipe::config::{LedgerConfig, LedgerUrl, Secret};
 use standpipe::ledger::Ledger;
 
 use crate::options::Options;
 use crate::support::kafka::{Kafka, More};
 use crate::support::keeper::children_of;
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, ledger_config};
 
 /// Kernel ticks a second, as `/proc` tells them to everybody.
 const TICKS: f64 = 100.0;
@@ -52,17 +50,7 @@ impl Ground {
 
 /// A ledger, made where there is none.
 pub async fn open(url: &str, deployment: &str) -> Ledger {
-    let config = LedgerConfig {
-        url: LedgerUrl::Postgres(Secret::value(url)),
-        shards: 1,
-        lease_ttl: Duration::from_secs(15),
-        retention: Duration::from_hours(168),
-        dedupe_window: Duration::from_hours(336),
-        max_backlog: 10 << 30,
-        backlog_hold: Duration::from_hours(12),
-        pooler: false,
-        migrate: true,
-    };
+    let config = ledger_config(url);
     Ledger::connect(&config, &url.into(), deployment).await.expect("a ledger")
 }
 

@@ -7,10 +7,26 @@ use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
+use standpipe::config::{LedgerConfig, LedgerUrl, Secret};
 use tokio::sync::OnceCell;
 
 use super::keeper::{self, Process};
 use super::wait::wait_until;
+
+/// The configuration of a ledger as the defaults have it.
+pub fn ledger_config(url: &str) -> LedgerConfig {
+    LedgerConfig {
+        url: LedgerUrl::Postgres(Secret::value(url)),
+        shards: 1,
+        lease_ttl: Duration::from_secs(15),
+        retention: Duration::from_hours(168),
+        dedupe_window: Duration::from_hours(336),
+        max_backlog: 10 << 30,
+        backlog_hold: Duration::from_hours(12),
+        pooler: false,
+        migrate: true,
+    }
+}
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// fsync guards against a crash of the machine, which no test makes.

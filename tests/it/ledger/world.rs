@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sqlx::{Connection as _, PgConnection};
-use standpipe::config::{LedgerConfig, LedgerUrl, Secret};
+use standpipe::config::{LedgerConfig, LedgerUrl};
 use standpipe::event::ports::{LedgerError, PageOutcome, Publish, StreamBook as _, Submission};
 use standpipe::event::{
     AccountName, Batch, Capacity, ContentHash, DedupeKey, Event, EventType, Page, Position, StreamKey, StreamName,
@@ -18,23 +18,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::postgres::Postgres;
+pub use crate::support::postgres::ledger_config as config;
 
 pub const SOON: Duration = Duration::from_secs(20);
-
-/// The configuration of a test's ledger.
-pub fn config(url: &str) -> LedgerConfig {
-    LedgerConfig {
-        url: LedgerUrl::Postgres(Secret::value(url)),
-        shards: 1,
-        lease_ttl: Duration::from_secs(15),
-        retention: Duration::from_hours(168),
-        dedupe_window: Duration::from_hours(336),
-        max_backlog: 10 << 30,
-        backlog_hold: Duration::from_hours(12),
-        pooler: false,
-        migrate: true,
-    }
-}
 
 pub async fn open(config: &LedgerConfig) -> Ledger {
     let LedgerUrl::Postgres(url) = &config.url else { panic!("tests have a URL") };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sqlx::{Connection as _, PgConnection};
 use standpipe::clock::Clock;
-use standpipe::config::{BreakerConfig, LedgerConfig, LedgerUrl, Order, Secret, SinkStart, WebhookConfig};
+use standpipe::config::{BreakerConfig, LedgerUrl, Order, Secret, SinkStart, WebhookConfig};
 use standpipe::event::ports::{Decision, Ownership, Route, RouteError, StreamBook as _, Submission};
 use standpipe::event::{
     AccountName, Capacity, ContentHash, DedupeKey, Event, EventType, Page, Position, Recorded, Shard, SinkName,
@@ -21,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{Postgres, ledger_config};
 use crate::support::wait::wait_until;
 
 pub const SOON: Duration = Duration::from_secs(30);
@@ -107,17 +107,7 @@ pub fn config(url: &str) -> WebhookConfig {
 impl World {
     pub async fn new() -> Self {
         let url = Postgres::shared().await.database().await;
-        let config = LedgerConfig {
-            url: LedgerUrl::Postgres(Secret::value(url.as_str())),
-            shards: 1,
-            lease_ttl: Duration::from_secs(15),
-            retention: Duration::from_hours(168),
-            dedupe_window: Duration::from_hours(336),
-            max_backlog: 10 << 30,
-            backlog_hold: Duration::from_hours(12),
-            pooler: false,
-            migrate: true,
-        };
+        let config = ledger_config(&url);
         let LedgerUrl::Postgres(secret) = &config.url else { unreachable!() };
         let ledger = Ledger::connect(&config, &secret.read().unwrap(), "test").await.unwrap();
         let held = Lease::new(&ledger, Shard(0), Uuid::new_v4()).try_acquire().await.unwrap().unwrap();
