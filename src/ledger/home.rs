@@ -12,7 +12,7 @@ use crate::event::ports::{LedgerError, Ownership};
 pub struct Home {
     /// As the last owner noted it; none where none has.
     pub noted: Option<String>,
-    /// As it is: the server's identifier, its timeline, the database, the address.
+    /// As it is: the server's identifier, its timeline, the database, the address, as far as the server tells them.
     pub now: String,
 }
 
@@ -31,18 +31,11 @@ impl Ledger {
         let shard = self.known_shard(shard)?;
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            // The timeline is read from the log's position: the control file follows a promotion later.
-            let row = sqlx::query!(
-                r#"SELECT s.home, concat_ws('/', (SELECT system_identifier FROM pg_control_system()),
-                       left(pg_walfile_name(pg_current_wal_lsn()), 8),
-                       (SELECT oid FROM pg_database WHERE datname = current_database()),
-                       host(inet_server_addr())) AS "now!"
-                   FROM shards s WHERE s.shard = $1"#,
-                shard
-            )
-            .fetch_one(&mut *session)
-            .await
-            .map_err(failed(doing))?;
+            let row =
+                sqlx::query!(r#"SELECT s.home, standpipe_home() AS "now!" FROM shards s WHERE s.shard = $1"#, shard)
+                    .fetch_one(&mut *session)
+                    .await
+                    .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
             Ok(Home { noted: row.home, now: row.now })
         })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use standpipe::event::ports::{
     ChainAt, Delivered, LedgerError, PageOutcome, ReadLedger as _, RehydrateBook as _, SinkBook as _,
 };
@@ -153,4 +154,25 @@ async fn a_ledger_knows_when_it_lives_elsewhere() {
     assert!(!world.ledger.home(SHARD).await.unwrap().has_moved());
     world.execute("UPDATE shards SET home = 'elsewhere'").await;
     assert!(world.ledger.home(SHARD).await.unwrap().has_moved());
+}
+
+/// Hosted servers withhold functions that tell who they are.
+#[tokio::test]
+async fn a_server_that_does_not_say_who_it_is_has_a_home_all_the_same() {
+    let world = World::new().await;
+    let role = format!("withheld_{}", uuid::Uuid::new_v4().simple());
+    let mut connection = PgConnection::connect(&world.url).await.unwrap();
+    for sql in [
+        "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC".to_owned(),
+        format!("CREATE ROLE {role}"),
+        format!("SET ROLE {role}"),
+    ] {
+        connection.execute(AssertSqlSafe(sql)).await.unwrap();
+    }
+    let (home,): (String,) = sqlx::query_as("SELECT standpipe_home()").fetch_one(&mut connection).await.unwrap();
+    assert!(home.starts_with("untold/"), "{home}");
+    connection.execute("RESET ROLE").await.unwrap();
+    let (home,): (String,) = sqlx::query_as("SELECT standpipe_home()").fetch_one(&mut connection).await.unwrap();
+    assert!(!home.contains("untold") && home.split('/').count() >= 3, "{home}");
+    connection.execute(AssertSqlSafe(format!("DROP ROLE {role}"))).await.unwrap();
 }
