@@ -387,32 +387,26 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
     /// Notes by which rules the sink delivers what comes after `after`; nothing where it delivers by them already.
     fn keep_rules(
         &self,
-        _sink: &SinkName,
-        _owner: Ownership,
-        _fingerprint: &str,
-        _after: Seq,
-    ) -> impl Future<Output = Result<(), LedgerError>> + Send {
-        std::future::ready(Ok(()))
-    }
-    /// The excuses of a sink between two seqs; none where a book keeps nothing of the kind.
-    fn excused(
+        sink: &SinkName,
+        owner: Ownership,
+        fingerprint: &str,
+        after: Seq,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Why the sink need not have delivered all of what lies between two seqs.
+    fn excuses(
         &self,
-        _sink: &SinkName,
-        _shard: Shard,
-        _from: Seq,
-        _to: Seq,
-    ) -> impl Future<Output = Result<Excuses, LedgerError>> + Send {
-        std::future::ready(Ok(Excuses::default()))
-    }
+        sink: &SinkName,
+        shard: Shard,
+        from: Seq,
+        to: Seq,
+    ) -> impl Future<Output = Result<Excuses, LedgerError>> + Send;
     /// Ends the order in [`SinkRow::reconcile`]: the cursor is at `cursor`, or where it was when that is further.
     fn reconciled(
         &self,
-        _sink: &SinkName,
-        _owner: Ownership,
-        _cursor: Seq,
-    ) -> impl Future<Output = Result<(), LedgerError>> + Send {
-        std::future::ready(Ok(()))
-    }
+        sink: &SinkName,
+        owner: Ownership,
+        cursor: Seq,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// Records a gap of the sink: `from..=to` will not be delivered to it.
     fn gap(
         &self,
@@ -448,8 +442,8 @@ pub struct Excuses {
     pub skips: Vec<Seq>,
 }
 
-/// What `verify` and the audit ask of the ledger beside the events. Nothing of it writes.
-pub trait ProofBook: ReadLedger {
+/// What `verify` asks of the ledger beside the events and the excuses; it writes nothing.
+pub trait ProofBook: ReadLedger + SinkBook {
     /// Where a sink stands, and which event is the first since a time.
     fn standing(
         &self,
@@ -457,14 +451,6 @@ pub trait ProofBook: ReadLedger {
         shard: Shard,
         since: Option<OffsetDateTime>,
     ) -> impl Future<Output = Result<Standing, LedgerError>> + Send;
-    /// The excuses between two seqs.
-    fn excuses(
-        &self,
-        sink: &SinkName,
-        shard: Shard,
-        from: Seq,
-        to: Seq,
-    ) -> impl Future<Output = Result<Excuses, LedgerError>> + Send;
 }
 
 /// What the audit of a sink has to tell since its last note.

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
-use crate::event::ports::{Excuses, LedgerError, ProofBook, SinkBook as _, Standing};
+use crate::event::ports::{Excuses, LedgerError, ProofBook, SinkBook, Standing};
 use crate::event::{Seq, Shard, SinkName};
 
 impl ProofBook for Ledger {
@@ -41,8 +41,17 @@ impl ProofBook for Ledger {
         })
         .await
     }
+}
 
-    async fn excuses(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
+impl Ledger {
+    /// As [`SinkBook::excuses`].
+    pub(super) async fn excuses_of(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        from: Seq,
+        to: Seq,
+    ) -> Result<Excuses, LedgerError> {
         let doing = "looking for what a sink need not have delivered";
         let number = self.known_shard(shard)?;
         within(doing, async {

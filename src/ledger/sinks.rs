@@ -10,8 +10,7 @@ use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
 use super::streams::printable;
 use crate::event::ports::{
-    ChainAt, Excuses, LedgerError, NewDeadLetter, Ownership, ProofBook as _, Reconcile, ShardBounds, SinkBook, SinkRow,
-    SinkState,
+    ChainAt, Excuses, LedgerError, NewDeadLetter, Ownership, Reconcile, ShardBounds, SinkBook, SinkRow, SinkState,
 };
 use crate::event::{GapReason, Seq, Shard, SinkName};
 
@@ -272,8 +271,8 @@ impl SinkBook for Ledger {
         .await
     }
 
-    async fn excused(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
-        self.excuses(sink, shard, from, to).await
+    async fn excuses(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
+        self.excuses_of(sink, shard, from, to).await
     }
 
     async fn reconciled(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {

@@ -10,8 +10,8 @@ use standpipe::event::ports::Delivered;
 use standpipe::event::{DedupeKey, Seq};
 use standpipe::ledger::model::{Lost, Model};
 use standpipe::sink::kafka::{
-    Cluster, Committed, Common, CursorFound, KafkaSinkError, PartitionEnd, Settings, Tails, TopicEnd, TopicInfo,
-    TopicKind, Transaction, Transactions,
+    Cluster, Committed, Common, CursorFound, KafkaSinkError, PartitionEnd, Settings, Tails, TopicEnd, TopicHeld,
+    TopicInfo, TopicKind, Transaction, Transactions,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -225,6 +225,10 @@ impl Cluster for Twin {
             ends.push(TopicEnd { topic: topic.clone(), partitions: Some(partitions) });
         }
         Ok(ends)
+    }
+
+    async fn held(&mut self, _: &[Arc<str>], _: (Seq, Seq)) -> Result<Vec<TopicHeld>, KafkaSinkError> {
+        unreachable!("nothing that Kafka holds is lost here")
     }
 
     async fn topic(&mut self, _: &str, kind: TopicKind) -> Result<TopicInfo, KafkaSinkError> {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::{Delivery, Model, Sink, State, fenced, only};
-use crate::event::ports::{ChainAt, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState};
+use crate::event::ports::{
+    ChainAt, Delivered, Excuses, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState,
+};
 use crate::event::{
     DeliveryBook, DeliveryChanges, Failures, GapReason, KeptDelivery, Recorded, SeenDelivery, Seq, Shard, SinkName,
 };
@@ -73,6 +75,7 @@ impl SinkBook for Model {
                     halted: false,
                     disabled: None,
                 },
+                rules: None,
                 reported: None,
             };
             Ok(state.sinks.entry(sink).or_insert_with(new).row.clone())
@@ -153,6 +156,56 @@ impl SinkBook for Model {
     async fn chain_at(&self, shard: Shard, seq: Seq) -> Result<ChainAt, LedgerError> {
         only(shard)?;
         self.call("reading the chain", move |state| Ok(state.chain_at(seq))).await
+    }
+
+    async fn keep_rules(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        fingerprint: &str,
+        after: Seq,
+    ) -> Result<(), LedgerError> {
+        let (sink, fingerprint) = (sink.clone(), fingerprint.to_owned());
+        self.write("noting a sink's rules", owner, move |state| {
+            let sink = state.sinks.get_mut(&sink).ok_or_else(|| fenced(owner))?;
+            if sink.rules.as_ref().is_none_or(|(known, _)| *known != fingerprint) {
+                sink.rules = Some((fingerprint, after));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn excuses(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
+        only(shard)?;
+        let sink = sink.clone();
+        self.call("looking for what a sink need not have delivered", move |state| {
+            let within = |seq: &Seq| (from..=to).contains(seq);
+            let gaps =
+                state.sink_gaps.iter().filter(|(name, first, last)| *name == sink && *last >= from && *first <= to);
+            let letters = state.dead_letters.keys().filter(|(name, seq)| *name == sink && within(seq));
+            let skips = state
+                .events
+                .iter()
+                .filter(|event| within(&event.seq) && state.skips.contains(&(sink.clone(), Delivered::of(event))));
+            Ok(Excuses {
+                gaps: gaps.map(|(_, first, last)| (*first, *last)).collect(),
+                dead_letters: letters.map(|(_, seq)| *seq).collect(),
+                skips: skips.map(|event| event.seq).collect(),
+            })
+        })
+        .await
+    }
+
+    async fn reconciled(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
+        let sink = sink.clone();
+        self.write("noting that a sink is reconciled", owner, move |state| {
+            let row = &mut state.sinks.get_mut(&sink).ok_or_else(|| fenced(owner))?.row;
+            row.cursor = row.cursor.max(Some(cursor));
+            row.reconcile = None;
+            Ok(())
+        })
+        .await
     }
 
     async fn gap(

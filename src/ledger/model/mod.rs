@@ -140,6 +140,8 @@ pub struct Stream {
 pub struct Sink {
     /// As the ports show it.
     pub row: SinkRow,
+    /// By which rules it delivers, and what it had taken before.
+    pub rules: Option<(String, Seq)>,
     /// What it reported last, with its error.
     pub reported: Option<(SinkState, Option<String>)>,
 }

@@ -132,15 +132,12 @@ pub trait Cluster: Send {
     /// The ends of topics, read back in each partition to the expected last seq, to its beginning, or to a bound.
     fn ends(&mut self, expected: &Tails) -> impl Future<Output = Result<Vec<TopicEnd>, KafkaSinkError>> + Send;
 
-    /// What topics hold of the events `from ..= to`, read through; a cluster that only simulates may not be able to.
+    /// What topics hold of the events `from ..= to`, read through.
     fn held(
         &mut self,
         topics: &[Arc<str>],
-        (from, to): (Seq, Seq),
-    ) -> impl Future<Output = Result<Vec<TopicHeld>, KafkaSinkError>> + Send {
-        let why = format!("{} topics cannot be read through for {from} to {to} here", topics.len());
-        std::future::ready(Err(KafkaSinkError::Doubt { why, source: None }))
-    }
+        range: (Seq, Seq),
+    ) -> impl Future<Output = Result<Vec<TopicHeld>, KafkaSinkError>> + Send;
 
     /// A topic, made when it may be and is not there.
     fn topic(&mut self, name: &str, kind: TopicKind) -> impl Future<Output = Result<TopicInfo, KafkaSinkError>> + Send;

@@ -93,7 +93,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
         }
     }
     let kept = cursor.unwrap_or_else(|| nowhere(start, bounds));
-    let excuses = start.book.excused(sink, shard, from, goal).await?;
+    let excuses = start.book.excuses(sink, shard, from, goal).await?;
     let mut at = Seq(from.0.saturating_sub(1));
     while at < goal {
         let batch = feed.next(at).await?;

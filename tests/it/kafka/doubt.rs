@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use standpipe::event::ports::Delivered;
 use standpipe::sink::kafka::{
-    Cluster, Committed, CursorFound, KafkaCluster, KafkaSinkError, Tails, TopicEnd, TopicInfo, TopicKind, Transaction,
-    Transactions, run_on,
+    Cluster, Committed, CursorFound, KafkaCluster, KafkaSinkError, Tails, TopicEnd, TopicHeld, TopicInfo, TopicKind,
+    Transaction, Transactions, run_on,
 };
 use tokio::sync::mpsc;
 
@@ -92,6 +92,10 @@ impl Cluster for Doubtful {
 
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
         self.inner.ends(expected).await
+    }
+
+    async fn held(&mut self, topics: &[Arc<str>], range: (Seq, Seq)) -> Result<Vec<TopicHeld>, KafkaSinkError> {
+        self.inner.held(topics, range).await
     }
 
     async fn topic(&mut self, name: &str, kind: TopicKind) -> Result<TopicInfo, KafkaSinkError> {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use standpipe::clock::Clock;
 use standpipe::config::{KafkaConfig, NewProducer, SinkStart};
 use standpipe::event::ports::{
-    Address, ChainAt, Decision, Delivered, Feed, LedgerError, NewDeadLetter, Ownership, RehydrateBook, Rehydration,
-    Route, RouteError, ShardBounds, SinkBook, SinkRow, SinkState,
+    Address, ChainAt, Decision, Delivered, Excuses, Feed, LedgerError, NewDeadLetter, Ownership, RehydrateBook,
+    Rehydration, Route, RouteError, ShardBounds, SinkBook, SinkRow, SinkState,
 };
 use standpipe::event::{
     AccountName, Batch, Chain, ContentHash, Epoch, EventType, GapReason, LedgerId, Recorded, Replay, Seq, Shard,
@@ -339,6 +339,18 @@ impl SinkBook for FakeLedger {
         }
         let missing = if seq > state.head() { ChainAt::Beyond } else { ChainAt::Void };
         Ok(self.chain(&state, seq).map_or(missing, ChainAt::Known))
+    }
+
+    async fn keep_rules(&self, _: &SinkName, _: Ownership, _: &str, _: Seq) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn excuses(&self, _: &SinkName, _: Shard, _: Seq, _: Seq) -> Result<Excuses, LedgerError> {
+        unreachable!("reconciling is tested on the real ledger")
+    }
+
+    async fn reconciled(&self, _: &SinkName, _: Ownership, _: Seq) -> Result<(), LedgerError> {
+        unreachable!("reconciling is tested on the real ledger")
     }
 
     async fn gap(&self, _: &SinkName, _: Ownership, _: Seq, _: Seq, _: GapReason) -> Result<(), LedgerError> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use standpipe::event::ports::{Delivered, LedgerError};
 use standpipe::sink::kafka::{
-    Cluster, Committed, Cursor, CursorFound, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicInfo, TopicKind,
-    Transaction, Transactions, run_on,
+    Cluster, Committed, Cursor, CursorFound, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicHeld, TopicInfo,
+    TopicKind, Transaction, Transactions, run_on,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -160,6 +160,10 @@ impl Cluster for Simulated {
 
     async fn ends(&mut self, _: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
         Ok(Vec::new())
+    }
+
+    async fn held(&mut self, _: &[Arc<str>], _: (Seq, Seq)) -> Result<Vec<TopicHeld>, KafkaSinkError> {
+        unreachable!("reconciling is tested on the real Kafka")
     }
 
     async fn topic(&mut self, _: &str, _: TopicKind) -> Result<TopicInfo, KafkaSinkError> {
