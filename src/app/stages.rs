@@ -135,6 +135,8 @@ struct Stages {
     stop_rest: CancellationToken,
     /// Kafka sinks that have not compared themselves with the ledger yet.
     comparing: Vec<oneshot::Receiver<()>>,
+    /// Whether the ledger has moved and not every cluster could be asked who else runs.
+    moved: bool,
 }
 
 /// Runs the stages until `stop`, or until one of them ends on its own.
@@ -179,7 +181,7 @@ async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
 
 async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> {
     let config = &shared.settings.config;
-    copies::refuse(shared, owner).await?;
+    let moved = copies::refuse(shared, owner).await?;
     let fanout = Fanout::new(owner.shard, shared.ledger.bounds(owner.shard).await?.head);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
     let (pages, incoming) = mpsc::channel(MAX_PAGES);
@@ -191,6 +193,7 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
         stop_sources: CancellationToken::new(),
         stop_rest: CancellationToken::new(),
         comparing: Vec::new(),
+        moved,
     };
     for name in config.sinks.keys() {
         spawn_sink(&mut stages, shared, owner, name, &fanout);
@@ -265,6 +268,7 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
             let ttl = shared.config().ledger.lease_ttl;
             let mut runner = kafka::Runner::new(Some(shared.instance), shared.adopt, ttl);
             runner.compared = Some(compared);
+            runner.moved = stages.moved;
             let sink = kafka::KafkaSink {
                 name: name.clone(),
                 deployment: shared.config().deployment.clone(),

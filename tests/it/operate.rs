@@ -130,7 +130,7 @@ async fn a_paused_sink_keeps_its_events_and_a_replay_comes_again_with_its_mark()
         rows.as_array().is_some_and(|rows| rows.iter().any(|row| row["sink"] == sink && row["state"] == wanted))
     };
     wait_until("crm is paused", LONG, async || state("crm", "paused").await).await;
-    emit(&pipe.simulator, 50).await;
+    pipe.simulator.emit(50).await;
     wait_until("ops has got what crm has not", LONG, async || pipe.receiver.received().len() == 150).await;
     hold("nothing reaches a paused sink", Duration::from_secs(2), async || pipe.messages().await.len() == 100).await;
     pipe.verb(&["sinks", "resume", "crm"]).await;
@@ -171,7 +171,7 @@ async fn a_sought_stream_leaves_a_gap_that_every_sink_is_told_of() {
     let pipe = Pipe::start("seek", 100).await;
     pipe.wait_taken(100).await;
     pipe.verb(&["streams", "pause", "acme/deals"]).await;
-    emit(&pipe.simulator, 60).await;
+    pipe.simulator.emit(60).await;
     pipe.verb(&["streams", "seek", "acme/deals", "top"]).await;
     let gaps = wait_for("the gap", LONG, async || {
         let gaps: Value = serde_json::from_str(&pipe.verb(&["gaps", "list", "--json"]).await).expect("JSON");
@@ -212,7 +212,7 @@ async fn a_changed_configuration_is_applied_while_it_runs_and_a_broken_one_is_no
         async |text: &str| std::fs::read_to_string(pipe.daemon.process.log_path()).expect("own file").contains(text);
     wait_until("the log says why", LONG, async || log("is not applied: the old one stays").await).await;
     std::fs::write(&path, &text).expect("own file");
-    emit(&pipe.simulator, 20).await;
+    pipe.simulator.emit(20).await;
     pipe.wait_taken(60).await;
     assert_eq!(pipe.messages().await.len(), 60, "the old configuration stays");
 
@@ -221,7 +221,7 @@ async fn a_changed_configuration_is_applied_while_it_runs_and_a_broken_one_is_no
     pipe.verb(&["reload"]).await;
     wait_until("the log says that it is applied", LONG, async || log("start anew with the new configuration").await)
         .await;
-    emit(&pipe.simulator, 20).await;
+    pipe.simulator.emit(20).await;
     pipe.wait_taken(80).await;
     assert_eq!(pipe.messages().await.len(), 60, "the new filter takes nothing");
     assert_eq!(pipe.receiver.received().len(), 80, "and the other sink goes on");
@@ -236,12 +236,4 @@ async fn a_changed_configuration_is_applied_while_it_runs_and_a_broken_one_is_no
         page.contains(r#"late <span class="quiet">webhook</span>"#) && !page.contains("not configured")
     })
     .await;
-}
-
-async fn emit(simulator: &Simulator, count: u32) {
-    let url = format!("{}/_simulator/emit", simulator.url());
-    let body = format!("{{\"count\":{count}}}");
-    let request = crate::support::http::client().post(url).header("content-type", "application/json").body(body);
-    let response = request.send().await.expect("the simulator answers");
-    assert!(response.status().is_success(), "{}", response.status());
 }

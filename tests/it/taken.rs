@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::support::kafka::{Isolation, Kafka, More};
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
+use crate::support::receiver::VerifyingReceiver;
 use crate::support::wait::{wait_for, wait_until};
 
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const LONG: Duration = Duration::from_mins(2);
 const ACLS: &str = "org.apache.kafka.tools.AclCommand";
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
@@ -87,10 +90,15 @@ async fn what_is_taken_from_one_sink_stops_that_sink_with_its_own_remedy_and_no_
     let kafka = &pipe.kafka;
     let cursors = "standpipe.taken.cursorless.cursor";
     kafka.tool(TOPICS, &["--delete", "--topic", cursors]).await;
+    // While nothing is sent: the client would otherwise meet the moment in which there is no topic.
+    pipe.simulator.set_rate(0).await;
+    let emitted = pipe.simulator.emitted().await.len();
+    wait_until("nothing is left to send", LONG, async || pipe.ids("recreated").await.len() == emitted).await;
     kafka.tool(TOPICS, &["--delete", "--topic", "taken.recreated"]).await;
     let create = ["--create", "--topic", "taken.recreated", "--partitions", "3", "--replication-factor", "1"];
     wait_until("it is gone", LONG, async || !kafka.topics().await.contains(&"taken.recreated".to_owned())).await;
     kafka.tool(TOPICS, &create).await;
+    pipe.simulator.set_rate(20).await;
     kafka.tool(TOPICS, &["--alter", "--topic", "taken.widened", "--partitions", "5"]).await;
     let read = ["--operation", "Read", "--operation", "Describe", "--operation", "DescribeConfigs"];
     let others = ["--add", "--allow-principal", "User:*", "--topic", "taken.forbidden"];
@@ -121,4 +129,63 @@ async fn what_is_taken_from_one_sink_stops_that_sink_with_its_own_remedy_and_no_
     .await;
     pipe.daemon.process.signal(Signal::TERM);
     assert_eq!(pipe.daemon.process.wait_ended(Duration::from_secs(35)).await.code(), Some(0));
+}
+
+/// A fail-over takes both at once: where the ledger has moved, a cluster is asked whether somebody else still runs. One
+/// that cannot be asked keeps its own sinks waiting, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_has_moved_goes_on_while_a_cluster_cannot_be_asked_who_else_runs() {
+    let mut kafka = Kafka::start().await;
+    let simulator = Simulator::start(&["--seed", "6", "--rate", "0", "--backlog", "50"]).await;
+    let receiver = VerifyingReceiver::start(SECRET, None).await;
+    let database = Postgres::shared().await.database().await;
+    let configuration = format!(
+        "deployment = \"moved\"\n[ledger]\nurl = \"{database}\"\n[accounts.acme]\nbase_url = \"{}\"\n\
+         token = \"t\"\npoll_interval = \"200ms\"\nrequests_per_minute = 60000\nrequests_per_hour = 3600000\n\
+         [sinks.crm]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"moved.all\"\n\
+         [sinks.ops]\ntype = \"webhook\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\nallow_http = true\n\
+         allow_networks = [\"127.0.0.0/8\"]\n",
+        simulator.url(),
+        kafka.brokers(),
+        receiver.url()
+    );
+    let mut daemon = Daemon::start("moved", &configuration);
+    daemon.wait_ready(LONG).await;
+    wait_until("the sinks have the backlog", LONG, async || {
+        let messages = kafka.try_read("moved.all", "beginning", Isolation::ReadCommitted).await.unwrap_or_default();
+        messages.len() == 50 && receiver.received().len() == 50
+    })
+    .await;
+
+    kafka.kill();
+    let mut connection = PgConnection::connect(&database).await.expect("a database");
+    connection.execute("UPDATE shards SET home = 'elsewhere'").await.expect("a ledger");
+    let text = std::fs::read_to_string(daemon.config()).expect("own file");
+    std::fs::write(daemon.config(), text.replace("\"200ms\"", "\"250ms\"")).expect("own file");
+    daemon.process.signal(Signal::HUP);
+    wait_until("it has looked", LONG, async || {
+        std::fs::read_to_string(daemon.process.log_path()).expect("own file").contains("cannot be asked here")
+    })
+    .await;
+    simulator.emit(30).await;
+    wait_until("the source and the other sink go on", LONG, async || receiver.received().len() == 80).await;
+    let home = async || -> String {
+        let mut connection = PgConnection::connect(&database).await.expect("a database");
+        sqlx::query_scalar("SELECT home FROM shards").fetch_one(&mut connection).await.expect("a shard")
+    };
+    assert_eq!(home().await, "elsewhere", "it is asked again at the next start");
+
+    kafka.start_again().await;
+    wait_until("the sink that waited has all of it", LONG, async || {
+        let messages = kafka.try_read("moved.all", "beginning", Isolation::ReadCommitted).await.unwrap_or_default();
+        let ids: HashSet<&str> = messages.iter().map(|message| message.header("standpipe-id")).collect();
+        assert_eq!(ids.len(), messages.len(), "an event was delivered twice");
+        ids.len() == 80
+    })
+    .await;
+    std::fs::write(daemon.config(), &text).expect("own file");
+    daemon.process.signal(Signal::HUP);
+    wait_until("its new home is noted", LONG, async || home().await != "elsewhere").await;
+    daemon.process.signal(Signal::TERM);
+    assert_eq!(daemon.process.wait_ended(Duration::from_secs(35)).await.code(), Some(0));
 }

@@ -163,6 +163,15 @@ impl Simulator {
         assert!(response.status().is_success(), "{url}: {}", response.status());
     }
 
+    /// So many events at once.
+    pub async fn emit(&self, count: u32) {
+        let url = format!("{}/_simulator/emit", self.url());
+        let body = format!(r#"{{"count":{count}}}"#);
+        let request = http::client().post(&url).header("content-type", "application/json").body(body);
+        let response = request.send().await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        assert!(response.status().is_success(), "{url}: {}", response.status());
+    }
+
     /// The body of an admin endpoint, `/_simulator/<path>`.
     pub async fn admin(&self, path: &str) -> String {
         let url = format!("{}/_simulator/{path}", self.url());

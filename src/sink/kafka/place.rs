@@ -153,7 +153,8 @@ async fn look_first<C: Cluster, B: SinkBook + RehydrateBook>(
     let found = cluster.last_cursor().await?;
     let Some(Ok(cursor)) = &found.cursor else { return Ok(()) };
     let bounds = start.book.bounds(start.settings.shard).await?;
-    if is_rewound(start, cursor, &bounds).await? { refuse_another(start, &found) } else { Ok(()) }
+    let suspect = start.runner.moved || is_rewound(start, cursor, &bounds).await?;
+    if suspect { refuse_another(start, &found) } else { Ok(()) }
 }
 
 /// Takes over the cursor topic of another ledger: from where this one says that the sink stood, else as a new one.

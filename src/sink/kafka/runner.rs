@@ -13,6 +13,9 @@ pub struct Runner {
     pub instance: Option<Uuid>,
     /// Whether an operator has said that nothing else uses this ledger and its topics (`run --adopt`).
     pub adopt: bool,
+    /// Whether the ledger lives in another database than before, and this sink's cluster was not asked who writes for that
+    /// one: then the sink asks before it fences, behind or not.
+    pub moved: bool,
     /// How long a lease of a shard lasts.
     pub lease_ttl: Duration,
     /// Dropped when the sink has compared itself with the ledger for the first time, or has failed to: the shard records
@@ -25,7 +28,7 @@ impl Runner {
     /// Of an instance.
     #[must_use]
     pub const fn new(instance: Option<Uuid>, adopt: bool, lease_ttl: Duration) -> Self {
-        Self { instance, adopt, lease_ttl, compared: None, old: false }
+        Self { instance, adopt, moved: false, lease_ttl, compared: None, old: false }
     }
 
     /// Whether the sink has not found its place since it began.

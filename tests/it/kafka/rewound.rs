@@ -184,6 +184,32 @@ async fn a_ledger_that_is_behind_is_refused_while_another_instance_writes_unless
     assert_eq!(stage.ids().await, ids((1..=45).chain(66..=67)));
 }
 
+/// A copy that is not behind yet: that the ledger has moved is all that tells it from its original.
+#[tokio::test]
+async fn a_ledger_that_has_moved_is_refused_while_another_instance_writes_even_where_nothing_is_lost() {
+    let stage = Stage::delivered_some("movedaway", 40).await;
+    let original = stage.start();
+    stage.wait_running().await;
+    let copy = FakeLedger::of(stage.ledger.id());
+    copy.record_some(40);
+    copy.state().row.cursor = Some(Seq(40));
+    let mut sink = sink(&copy, &stage.deployment, stage.config());
+    sink.runner = Runner::new(Some(Uuid::from_u128(2)), false, Duration::from_mins(5));
+    sink.runner.moved = true;
+    let refused = start(sink);
+    let told = async || copy.reported().1.contains("wrote there");
+    wait_until(format!("it is refused; {:?}", copy.reported()), LIMIT, told).await;
+    stage.ledger.record_some(5);
+    stage.wait_copy(45).await;
+    assert!(
+        stage.ledger.state().reports.iter().all(|(state, _)| *state != SinkState::Retrying),
+        "the original was fenced: {:?}",
+        stage.ledger.state().reports
+    );
+    refused.stop().await.unwrap();
+    original.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn the_cursor_of_another_ledger_is_taken_over_by_an_adopting_start() {
     let stage = Stage::delivered_some("adopted", 20).await;

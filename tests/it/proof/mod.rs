@@ -48,7 +48,7 @@ async fn a_healthy_pipe_is_verified_while_it_runs_across_replays_and_other_rules
     };
     wait_until("the replay", world::LONG, replayed).await;
     let before = pipe.head().await;
-    pipe.emit(100).await;
+    pipe.simulator.emit(100).await;
     pipe.wait_taken(before + 100).await;
     let proof = pipe.verify(&[]).await;
     assert_eq!(found(&proof), [0; 5], "{proof}");
@@ -171,7 +171,7 @@ async fn the_audit_finds_what_is_planted_while_it_runs_and_stops_nothing() {
         wait_until(what, world::LONG, async || audit().await["judged"].as_u64() >= Some(count)).await;
     };
     wait_until("it follows", world::LONG, async || !audit().await.is_null()).await;
-    pipe.emit(60).await;
+    pipe.simulator.emit(60).await;
     pipe.wait_taken(120).await;
     judged(60).await;
     assert_eq!(audit().await["found"], 0);
@@ -184,7 +184,7 @@ async fn the_audit_finds_what_is_planted_while_it_runs_and_stops_nothing() {
     altered.headers.iter_mut().find(|(name, _)| name == "standpipe-seq").unwrap().1 = "119999".to_owned();
     pipe.produce(&[early, late, altered]);
     wait_until("all three are found", world::LONG, async || audit().await["found"] == 3).await;
-    pipe.emit(60).await;
+    pipe.simulator.emit(60).await;
     pipe.wait_taken(180).await;
     judged(123).await;
     let status = audit().await;

@@ -50,7 +50,7 @@ async fn a_topic_that_is_gone_is_made_anew_with_all_that_the_ledger_keeps() {
     assert!(!pipe.kafka.topics().await.contains(&pipe.topic), "a dry run changes nothing");
     pipe.reconcile(300).await;
     pipe.assert_whole(300, 0).await;
-    pipe.emit(40).await;
+    pipe.simulator.emit(40).await;
     pipe.wait_taken(340).await;
     pipe.assert_whole(340, 0).await;
 }
@@ -88,7 +88,7 @@ async fn a_mirror_that_lacks_its_end_and_has_a_hole_gets_both_and_what_is_late_s
         assert_eq!((after.partition, after.body()), (before.partition, before.body()));
         assert_eq!(after.header("standpipe-prev"), before.header("standpipe-prev"), "its own place is named");
     }
-    pipe.emit(40).await;
+    pipe.simulator.emit(40).await;
     pipe.wait_taken(340).await;
     pipe.assert_whole(340, 2).await;
 }
@@ -96,7 +96,7 @@ async fn a_mirror_that_lacks_its_end_and_has_a_hole_gets_both_and_what_is_late_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_that_was_set_back_or_lost_repeats_nothing() {
     let mut pipe = Pipe::start("setback", 200, "").await;
-    pipe.emit(50).await;
+    pipe.simulator.emit(50).await;
     pipe.wait_taken(250).await;
     pipe.stop().await;
     let topic = "standpipe.setback.crm.cursor";
@@ -120,7 +120,7 @@ async fn a_cursor_that_was_set_back_or_lost_repeats_nothing() {
     assert!(error.contains("there is no cursor") && error.contains("standpipe reconcile"), "{error}");
     pipe.verb(&["reconcile"]).await;
     pipe.wait_state("running").await;
-    pipe.emit(30).await;
+    pipe.simulator.emit(30).await;
     pipe.wait_taken(280).await;
     pipe.assert_whole(280, 0).await;
 }

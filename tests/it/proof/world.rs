@@ -57,14 +57,6 @@ topic = "{topic}"
         pipe
     }
 
-    pub async fn emit(&self, count: usize) {
-        let url = format!("{}/_simulator/emit", self.simulator.url());
-        let body = format!("{{\"count\":{count}}}");
-        let request = crate::support::http::client().post(url).header("content-type", "application/json").body(body);
-        let response = request.send().await.expect("the simulator answers");
-        assert!(response.status().is_success(), "{}", response.status());
-    }
-
     pub async fn status(&self) -> Value {
         serde_json::from_str(&self.verb(&["status", "--json"]).await).expect("status prints JSON")
     }
