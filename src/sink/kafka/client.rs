@@ -16,6 +16,7 @@ use super::cluster::{Cluster, CursorFound, TopicEnd, TopicInfo, TopicKind};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::{KafkaSinkError, code_of};
+use super::landed::Landed;
 use super::producer::Producer;
 use super::proof::TopicHeld;
 use super::{look, proof, tail, thread, topics};
@@ -36,13 +37,15 @@ pub struct KafkaCluster {
     smallest_limit: usize,
     /// The limit that the present producer was made for.
     made_for: usize,
+    /// Where the messages of the present producer land.
+    landed: Landed,
 }
 
 impl KafkaCluster {
     /// Connects to nothing yet.
     #[must_use]
-    pub const fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, smallest_limit: usize::MAX, made_for: usize::MAX }
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, smallest_limit: usize::MAX, made_for: usize::MAX, landed: Landed::default() }
     }
 }
 
@@ -60,7 +63,8 @@ impl Cluster for KafkaCluster {
 
     async fn fence(&mut self) -> Result<Producer, KafkaSinkError> {
         let config = self.settings.producer(self.smallest_limit)?;
-        let producer = Producer::fence(self.settings.clone(), config).await?;
+        self.landed = Landed::default();
+        let producer = Producer::fence(self.settings.clone(), config, self.landed.clone()).await?;
         self.made_for = self.smallest_limit;
         tracing::info!(
             sink = %self.settings.sink,
@@ -98,8 +102,16 @@ impl Cluster for KafkaCluster {
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
         let settings = self.settings.clone();
         let expected = expected.clone();
-        thread::call("reading the ends of topics", 6 * TRANSACTION_TIMEOUT, move || look::ends(&settings, &expected))
-            .await
+        let ends = thread::call("reading the ends of topics", 6 * TRANSACTION_TIMEOUT, move || {
+            look::ends(&settings, &expected)
+        })
+        .await?;
+        for end in &ends {
+            for (partition, found) in (0..).zip(end.partitions.iter().flatten()) {
+                self.landed.saw(&end.topic, partition, found.high);
+            }
+        }
+        Ok(ends)
     }
 
     async fn held(&mut self, topics: &[Arc<str>], range: (Seq, Seq)) -> Result<Vec<TopicHeld>, KafkaSinkError> {

@@ -26,6 +26,7 @@ mod cursor;
 mod deliver;
 mod draft;
 mod error;
+mod landed;
 mod look;
 mod message;
 mod meters;

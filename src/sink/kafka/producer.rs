@@ -14,7 +14,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -22,8 +22,10 @@ use tokio::time::Instant;
 use super::cluster::{Committed, Transaction, Transactions};
 use super::config::{SOCKET_TIMEOUT, Settings, TRANSACTION_TIMEOUT};
 use super::error::{KafkaSinkError, code_of, is_fencing};
+use super::landed::Landed;
 use super::message::Common;
 use super::thread;
+use crate::event::Seq;
 
 /// How long `init_transactions` is tried while an older transaction is being ended.
 const INIT_LIMIT: Duration = Duration::from_mins(1);
@@ -33,6 +35,10 @@ const INIT_TRY: Duration = Duration::from_secs(10);
 const COMMIT_LIMIT: Duration = Duration::from_secs(20);
 /// How long dropping a client takes at most.
 const DROP_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a message's report is for: to be counted, or to tell also where the message landed.
+const COUNTED: usize = 0;
+const TOLD: usize = 1;
 
 /// A producer after `init_transactions`.
 #[derive(Debug)]
@@ -49,7 +55,11 @@ struct Order {
 
 impl Producer {
     /// Starts the thread, makes the client and calls `init_transactions`.
-    pub(super) async fn fence(settings: Arc<Settings>, config: ClientConfig) -> Result<Self, KafkaSinkError> {
+    pub(super) async fn fence(
+        settings: Arc<Settings>,
+        config: ClientConfig,
+        landed: Landed,
+    ) -> Result<Self, KafkaSinkError> {
         let (orders, inbox) = mpsc::sync_channel::<Order>(1);
         let (ready, is_ready) = oneshot::channel();
         let (going, gone) = oneshot::channel::<()>();
@@ -57,7 +67,7 @@ impl Producer {
         thread::spawn(&name, move || {
             // Dropped last, when the client is gone.
             let _going = going;
-            let client = match Client::fence(settings, &config, &ready) {
+            let mut client = match Client::fence(settings, &config, landed, &ready) {
                 Ok(client) => client,
                 Err(error) => return drop(ready.send(Err(error))),
             };
@@ -105,15 +115,18 @@ struct Client {
     settings: Arc<Settings>,
     common: Common,
     shard_key: String,
+    /// The last seq of the transaction before.
+    before: Seq,
 }
 
 impl Client {
     fn fence(
         settings: Arc<Settings>,
         config: &ClientConfig,
+        landed: Landed,
         asked: &oneshot::Sender<Result<(), KafkaSinkError>>,
     ) -> Result<Self, KafkaSinkError> {
-        let reports = Reports::default();
+        let reports = Reports(Arc::new(Shared { landed, ..Shared::default() }));
         let producer: ThreadedProducer<Reports> =
             config.create_with_context(reports.clone()).map_err(KafkaSinkError::kafka("making the producer"))?;
         let deadline = Instant::now() + INIT_LIMIT;
@@ -136,10 +149,11 @@ impl Client {
         }
         let common = Common::new(settings.ledger, settings.shard);
         let shard_key = settings.shard.to_string();
-        Ok(Self { producer, reports, settings, common, shard_key })
+        // Before the first transaction every message counts as the first of its partition.
+        Ok(Self { producer, reports, settings, common, shard_key, before: Seq(u64::MAX) })
     }
 
-    fn commit(&self, transaction: &Transaction) -> Result<Committed, KafkaSinkError> {
+    fn commit(&mut self, transaction: &Transaction) -> Result<Committed, KafkaSinkError> {
         let begun = Instant::now();
         fail::fail_point!("kafka::before_begin");
         let troubles = self.reports.troubles();
@@ -151,14 +165,16 @@ impl Client {
                 let built = std::mem::take(&mut headers);
                 headers = built.insert(Header { key, value: Some(value) });
             });
-            let record = BaseRecord::to(&message.topic)
+            // One message of each partition is enough to tell that it fell short.
+            let told = if message.prev <= self.before { TOLD } else { COUNTED };
+            let record = BaseRecord::with_opaque_to(&message.topic, told)
                 .partition(message.partition)
                 .key(message.key.as_str())
                 .payload(message.value())
                 .headers(headers);
             self.send(record, deadline, begun)?;
         }
-        let cursor = BaseRecord::to(&self.settings.cursor_topic)
+        let cursor = BaseRecord::with_opaque_to(self.settings.cursor_topic.as_str(), TOLD)
             .partition(i32::from(self.settings.shard.0))
             .key(self.shard_key.as_str())
             .payload(&transaction.cursor[..]);
@@ -181,11 +197,17 @@ impl Client {
         if let Some(why) = self.reports.trouble_since(troubles) {
             return Err(KafkaSinkError::Doubt { why, source: None });
         }
+        self.before = transaction.messages.last().map_or(self.before, |message| message.event().seq);
         Ok(Committed { took: begun.elapsed() })
     }
 
     /// Hands a message to the client; waits where its queue is full.
-    fn send(&self, record: BaseRecord<'_, str, [u8]>, deadline: Instant, begun: Instant) -> Result<(), KafkaSinkError> {
+    fn send(
+        &self,
+        record: BaseRecord<'_, str, [u8], usize>,
+        deadline: Instant,
+        begun: Instant,
+    ) -> Result<(), KafkaSinkError> {
         let mut record = record;
         loop {
             self.reports.outstanding.fetch_add(1, Ordering::AcqRel);
@@ -214,6 +236,9 @@ impl Client {
         }
         if let Some(error) = self.reports.take_failure() {
             return Err(self.doubt("a message was not delivered", error, begun));
+        }
+        if let Some(why) = self.reports.landed.take_fall() {
+            return Err(KafkaSinkError::Doubt { why, source: None });
         }
         // The client counts a message until the poll thread has let go of its report; a commit that finds it in the
         // count waits for 100 ms.
@@ -261,6 +286,7 @@ struct Shared {
     outstanding: AtomicUsize,
     lock: Mutex<Told>,
     settled: Condvar,
+    landed: Landed,
 }
 
 #[derive(Debug, Default)]
@@ -338,13 +364,16 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, report: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = report {
-            let mut told = self.told();
+    fn delivery(&self, report: &DeliveryResult<'_>, told: usize) {
+        match report {
             // The first failure is the cause, the others follow from it.
-            told.failure.get_or_insert_with(|| error.clone());
+            Err((error, _)) => drop(self.told().failure.get_or_insert_with(|| error.clone())),
+            Ok(message) if told == TOLD => {
+                self.landed.saw(message.topic(), message.partition(), message.offset() + 1);
+            }
+            Ok(_) => {}
         }
         if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
             let _told = self.told();
