@@ -50,6 +50,9 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
     pub fn now(&self) -> OffsetDateTime {
         match &self.0 {
+            #[cfg(feature = "failpoints")]
+            Source::System => OffsetDateTime::now_utc() + crate::failpoints::clock_step(),
+            #[cfg(not(feature = "failpoints"))]
             Source::System => OffsetDateTime::now_utc(),
             Source::Manual(nanos) => {
                 OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos.load(Ordering::SeqCst)))

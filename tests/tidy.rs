@@ -308,6 +308,38 @@ fn metrics_are_declared_in_one_module() {
 }
 
 #[test]
+fn every_failpoint_is_listed_and_stands_once() {
+    let quoted = |text: &str, before: &str| -> Vec<String> {
+        let names = text.split(before).skip(1).filter_map(|rest| rest.strip_prefix('"')?.split('"').next());
+        names.filter(|name| name.contains("::")).map(str::to_owned).collect()
+    };
+    let mut listed = BTreeSet::new();
+    let mut standing: Vec<String> = Vec::new();
+    for source in sources() {
+        let code = source.code.join("\n");
+        if source.path == "src/failpoints.rs" {
+            let list = code.split("ALL: &[&str] = &[").nth(1).unwrap().split("];").next().unwrap();
+            listed.extend(quoted(list, "\n    "));
+        } else {
+            standing.extend(quoted(&code, "fail_point!("));
+            standing.extend(quoted(&code, "failpoint("));
+        }
+    }
+    let mut complaints = Vec::new();
+    for name in &listed {
+        if standing.iter().filter(|other| *other == name).count() != 1 {
+            complaints.push(format!("{name} is listed in src/failpoints.rs and does not stand in exactly one place"));
+        }
+    }
+    let unlisted = standing.iter().filter(|name| !listed.contains(*name));
+    complaints.extend(unlisted.map(|name| format!("{name} is not listed in src/failpoints.rs")));
+    if listed.len() < 25 {
+        complaints.push(format!("there are only {} failpoints", listed.len()));
+    }
+    judge(&complaints, "failpoints");
+}
+
+#[test]
 fn a_file_fits_in_a_head() {
     let mut complaints = Vec::new();
     for (path, text) in rust_files("src").into_iter().chain(rust_files("tests")) {

@@ -182,6 +182,7 @@ async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
 async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> {
     let config = &shared.settings.config;
     let moved = copies::refuse(shared, owner).await?;
+    fail::fail_point!("app::before_stages");
     let fanout = Fanout::new(owner.shard, shared.ledger.bounds(owner.shard).await?.head);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
     let (pages, incoming) = mpsc::channel(MAX_PAGES);
@@ -349,10 +350,13 @@ impl Stages {
         let deadline = Instant::now() + drain_timeout;
         self.stop_sources.cancel();
         drained("sources", &self.sources.drain(deadline, told).await);
+        fail::fail_point!("app::after_sources");
         // The sources held the channel open: now it closes, and the recorder ends when it has recorded what is in it.
         drained("recorder", &self.recorder.drain(deadline, told).await);
+        fail::fail_point!("app::after_recorder");
         self.stop_rest.cancel();
         drained("sinks", &self.sinks.drain(deadline, told).await);
+        fail::fail_point!("app::after_sinks");
     }
 
     /// Ends them all at once.

@@ -110,12 +110,14 @@ impl Ledger {
 
     /// Drops what is older than the retention and taken by every configured sink. Returns the oldest seq kept.
     pub async fn retain(&self, owner: Ownership, retention: Duration, sinks: &[SinkName]) -> Result<Seq, LedgerError> {
+        fail::fail_point!("ledger::before_retention");
         let mut oldest = Seq::ZERO;
         for _ in 0..BATCHES {
             let Some(kept) = within("retaining events", self.retain_once(owner, retention, sinks)).await? else {
                 break;
             };
             oldest = kept;
+            fail::fail_point!("ledger::after_retention");
         }
         let shard = self.known_shard(owner.shard)?;
         for _ in 0..BATCHES {

@@ -87,6 +87,7 @@ impl<L: LeaseBook> Lease<L> {
         let sent = Instant::now();
         let taken = self.ledger.take_lease(self.shard, self.instance).await?;
         Ok(taken.map(|epoch| {
+            fail::fail_point!("ledger::after_lease");
             info!(shard = %self.shard, %epoch, "the shard is ours");
             let ownership = Ownership { shard: self.shard, epoch };
             Held { lease: self.clone(), ownership, until: sent + self.ttl.saturating_sub(self.safety) }
@@ -142,12 +143,16 @@ impl<L: LeaseBook> Held<L> {
     }
 
     async fn renew(&self) -> Result<(), LedgerError> {
+        fail::fail_point!("ledger::before_renew");
         self.lease.ledger.renew_lease(self.ownership).await
     }
 
     /// Hands the shard over at once: the stages have stopped, nothing more is written under this epoch.
     pub async fn release(self) -> Result<(), LedgerError> {
-        self.lease.ledger.release_lease(self.ownership).await
+        fail::fail_point!("ledger::before_release");
+        self.lease.ledger.release_lease(self.ownership).await?;
+        fail::fail_point!("ledger::after_release");
+        Ok(())
     }
 }
 

@@ -252,7 +252,9 @@ impl Database {
             let mut migrator = Migrator { migrations: MIGRATIONS.migrations.clone(), ..Migrator::DEFAULT };
             migrator.set_locking(false);
             migrator.run(&mut *transaction).await.map_err(|source| OpenError::Migrate { source })?;
+            fail::fail_point!("ledger::before_migrated");
             transaction.commit().await.map_err(broken(doing))?;
+            fail::fail_point!("ledger::after_migrated");
             session.done().await.map_err(broken(doing))
         })
         .await?;

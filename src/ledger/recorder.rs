@@ -214,6 +214,7 @@ impl<S: Store> Recorder<S> {
                         error = &error as &dyn std::error::Error,
                         "a commit's answer is lost; asking the ledger"
                     );
+                    failpoint("ledger::in_doubt").await;
                     if let Some(committed) = self.settle(draft).await? {
                         return Ok(Some(committed));
                     }

@@ -74,6 +74,7 @@ impl<B: StreamBook> Stream<B> {
         self.track.may_poll().await?;
         self.track.settle_down_to(DEPTH - 1).await?;
         let position = self.track.next.clone();
+        fail::fail_point!("source::before_fetch");
         match self.track.watch(self.fetcher.fetch(&position, self.at_top)).await? {
             Ok(fetched) => self.take(position, fetched).await,
             Err(NoPage::Crowded) => Ok(()),
@@ -82,6 +83,7 @@ impl<B: StreamBook> Stream<B> {
     }
 
     async fn take(&mut self, from: Position, fetched: Fetched) -> Result<(), Interrupt> {
+        fail::fail_point!("source::after_fetch");
         let Fetched { content, room, at, waited } = fetched;
         let (held, top) = (content.held(), content.top);
         let meter = &self.track.meter;
@@ -166,6 +168,7 @@ impl<B: StreamBook> Stream<B> {
         sent.map_err(|_| Interrupt::Failed(SourceError::RecorderGone))?;
         self.track.next = inflight.to.clone();
         self.track.inflight.push_back(inflight);
+        fail::fail_point!("source::after_submit");
         Ok(())
     }
 

@@ -112,6 +112,7 @@ pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         session.meters.discarded.increment(1);
     }
     let discarded = producer.discard().await;
+    fail::fail_point!("kafka::after_discard");
     ended.and_then(|end| discarded.map(|()| end))
 }
 
@@ -268,6 +269,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
         self.keeping = Some(Box::pin(async move {
             fail::fail_point!("kafka::before_note");
             within("keeping a sink's cursor", book.keep_cursor(&sink, owner, seq)).await?;
+            fail::fail_point!("kafka::after_note");
             Ok(seq)
         }));
     }

@@ -77,7 +77,9 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         cluster.cursor_topic(true).await?;
     }
     let producer = cluster.fence().await?;
+    fail::fail_point!("kafka::after_init");
     let mut found = cluster.read_cursor(&producer).await?;
+    fail::fail_point!("kafka::after_cursor");
     let bounds = start.book.bounds(settings.shard).await?;
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
@@ -177,6 +179,7 @@ async fn first<P: Transactions, B: SinkBook>(
     bounds: &ShardBounds,
 ) -> Result<Placed<P>, KafkaSinkError> {
     start.book.keep_cursor(start.sink, start.owner, Seq::ZERO).await?;
+    fail::fail_point!("kafka::first_start");
     let seq = match start.begin {
         SinkStart::Now => bounds.head,
         SinkStart::Oldest => Seq(bounds.oldest.0.saturating_sub(1)),
@@ -232,5 +235,6 @@ pub(super) async fn write<P: Transactions, B: SinkBook>(
     };
     let cursor = Cursor::new(bounds.ledger, settings.shard, seq, chain, tails).by(settings.instance);
     producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
+    fail::fail_point!("kafka::after_place");
     Ok(Placed { producer, place: Place { seq, chain, tails: cursor.topics } })
 }

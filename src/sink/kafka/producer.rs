@@ -158,6 +158,7 @@ impl Client {
         fail::fail_point!("kafka::before_begin");
         let troubles = self.reports.troubles();
         self.producer.begin_transaction().map_err(|error| self.doubt("begin_transaction failed", error, begun))?;
+        fail::fail_point!("kafka::after_begin");
         let deadline = begun + TRANSACTION_TIMEOUT;
         for message in &transaction.messages {
             let mut headers = OwnedHeaders::new_with_capacity(10 + message.user.len());
@@ -179,6 +180,7 @@ impl Client {
             .key(self.shard_key.as_str())
             .payload(&transaction.cursor[..]);
         self.send(cursor, deadline, begun)?;
+        fail::fail_point!("kafka::after_produce");
         self.settle(deadline, begun)?;
         fail::fail_point!("kafka::before_commit");
         let asked = Instant::now();

@@ -108,6 +108,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
         }
         at = batch.to().min(goal);
     }
+    fail::fail_point!("kafka::reconcile_part");
     work.commit(&mut producer, kept.to_json()).await?;
     fail::fail_point!("kafka::reconcile_cursor");
     let chain = chain(start, goal).await?;

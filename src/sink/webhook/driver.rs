@@ -313,7 +313,9 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         }
         if !self.pending.changes().is_empty() {
             let changes = std::mem::take(self.pending.changes());
+            fail::fail_point!("webhook::before_rows");
             self.sink.deliveries.change(name, owner, &changes, self.sink.dead_letter_retention).await?;
+            fail::fail_point!("webhook::after_rows");
         }
         Ok(())
     }
@@ -324,6 +326,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         if cursor > self.kept_cursor {
             fail::fail_point!("webhook::before_cursor");
             self.sink.book.keep_cursor(&self.sink.name, self.sink.ownership, cursor).await?;
+            fail::fail_point!("webhook::after_cursor");
             self.kept_cursor = cursor;
         }
         Ok(())
@@ -485,6 +488,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         adopt(&span, start.message.traceparent());
         let attempt = async move {
             let began = Instant::now();
+            fail::fail_point!("webhook::before_send");
             let answer = sender.attempt(&endpoint, start.message).await;
             fail::fail_point!("webhook::after_send");
             Finished { seq: start.seq, recorded_at: start.recorded_at, began, answer, probe }

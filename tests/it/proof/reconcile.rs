@@ -145,10 +145,14 @@ async fn a_kill_before_the_cursor_moves_leaves_the_order_and_repeats_nothing() {
     let mut pipe = Pipe::start("killed", 300, "").await;
     pipe.stop().await;
     pipe.delete_topic(&pipe.topic).await;
-    let point = ("FAILPOINTS_KILL".to_owned(), "kafka::reconcile_cursor=1".to_owned());
-    pipe.daemon.start_again_with(vec![point]);
+    let kill = |point: &str| vec![("FAILPOINTS_KILL".to_owned(), format!("{point}=1"))];
+    pipe.daemon.start_again_with(kill("kafka::reconcile_part"));
     pipe.wait_state("halted").await;
     pipe.verb(&["reconcile"]).await;
+    pipe.daemon.process.wait_ended(LONG).await;
+    assert!(pipe.messages().await.len() < 300, "the last part is not emitted");
+    // The order is still there, and is carried out again.
+    pipe.daemon.start_again_with(kill("kafka::reconcile_cursor"));
     pipe.daemon.process.wait_ended(LONG).await;
     assert_eq!(pipe.messages().await.len(), 300, "all of it is emitted, and the cursor does not say so");
     pipe.daemon.start_again_with(Vec::new());
