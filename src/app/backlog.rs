@@ -7,11 +7,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ground::Ground;
 use super::shard::Shared;
 use super::stages::StageError;
 use crate::event::SinkName;
 use crate::event::ports::{LedgerDisposition, LedgerError, Ownership};
-use crate::ledger::Backlog;
+use crate::ledger::{Backlog, OwnerBook as _};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// The sources go on when the backlog has shrunk to this part of its bound: they must not stop and start at each page.
@@ -20,8 +21,8 @@ const GO_ON_AT: f64 = 0.9;
 const REMIND: Duration = Duration::from_mins(1);
 
 /// Watches the backlog of a shard and tells its sources through `full`.
-pub(super) async fn run(
-    of: Shared,
+pub(super) async fn run<G: Ground>(
+    of: Shared<G>,
     owner: Ownership,
     full: watch::Sender<bool>,
     stop: CancellationToken,
@@ -31,7 +32,7 @@ pub(super) async fn run(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told: Option<Instant> = None;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let Some(backlog) = looked(of.ledger.backlog(owner.shard, &sinks).await)? else { continue };
+        let Some(backlog) = looked(of.ledger().backlog(owner.shard, &sinks).await)? else { continue };
         let is_full = is_full(*full.borrow(), backlog.bytes, of.config().ledger.max_backlog);
         if full.send_replace(is_full) && !is_full {
             tracing::info!(shard = %owner.shard, bytes = backlog.bytes, "the backlog has shrunk: the sources go on");
@@ -47,7 +48,7 @@ pub(super) async fn run(
         }
         if headroom.is_some_and(|left| left < of.config().ledger.backlog_hold)
             && let Some(holder) = &backlog.holder
-            && let Some(Some((from, to))) = looked(of.ledger.cut_off(owner, holder).await)?
+            && let Some(Some((from, to))) = looked(of.ledger().cut_off(owner, holder).await)?
         {
             tracing::error!(
                 shard = %owner.shard, sink = %holder, %from, %to,
@@ -65,7 +66,7 @@ fn is_full(was: bool, bytes: u64, most: u64) -> bool {
     part > if was { GO_ON_AT } else { 1.0 }
 }
 
-fn tell(of: &Shared, owner: Ownership, backlog: &Backlog, headroom: Option<Duration>) {
+fn tell<G: Ground>(of: &Shared<G>, owner: Ownership, backlog: &Backlog, headroom: Option<Duration>) {
     let left = headroom.map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())).to_string());
     tracing::error!(
         shard = %owner.shard,
@@ -90,10 +91,10 @@ fn looked<T>(answer: Result<T, LedgerError>) -> Result<Option<T>, StageError> {
 }
 
 /// The time until the first stream of this shard falls out of its source's history; none where nothing is known.
-async fn headroom(of: &Shared, owner: Ownership) -> Option<Duration> {
+async fn headroom<G: Ground>(of: &Shared<G>, owner: Ownership) -> Option<Duration> {
     let mut least: Option<Duration> = None;
     for (account, config) in &of.config().accounts {
-        if of.ledger.shard_of(account).await.ok()? != owner.shard {
+        if of.ledger().shard_of(account).await.ok()? != owner.shard {
             continue;
         }
         let Some(status) = of.sources.account(account) else { continue };

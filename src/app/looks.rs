@@ -3,12 +3,14 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::ground::Ground;
 use super::health::Readiness;
 use super::shard::Shared;
 use super::stages::StageError;
 use crate::clock::Clock;
 use crate::event::Shard;
 use crate::event::ports::SinkState;
+use crate::ledger::OwnerBook as _;
 use crate::ledger::operator::AuditStatus;
 use crate::telemetry::metrics::DEAD_LETTERS;
 
@@ -33,11 +35,11 @@ fn audited(audit: Option<&AuditStatus>, clock: &Clock) -> (Readiness, String) {
 /// Keeps `/readyz` and the gauge of dead letters up to date with what the sinks of a shard report in the ledger.
 ///
 /// A look that fails changes nothing: the ledger being out of reach is told by those who cannot work without it.
-pub(super) async fn run(of: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
+pub(super) async fn run<G: Ground>(of: Shared<G>, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let rows = match of.ledger.sink_rows().await {
+        let rows = match of.ledger().sink_rows().await {
             Ok(rows) => rows,
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot look at the sinks");

@@ -8,6 +8,7 @@
 mod backlog;
 mod copies;
 pub mod demo;
+pub mod ground;
 pub mod health;
 pub mod instance;
 mod looks;
@@ -16,11 +17,11 @@ pub mod overview;
 mod pages;
 pub mod rules;
 mod run;
-mod shard;
+pub mod shard;
 pub mod signals;
 pub mod stages;
 mod start;
 pub mod tasks;
 mod vitals;
 
-pub use run::{Program, RunDisposition, RunError, Settings, run};
+pub use run::{Program, RunDisposition, RunError, Settings, run, shards};

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ground::{Ground, Real};
 use super::health::{Health, Readiness};
 use super::instance::{Instance, InstanceError};
 use super::open::{self, OpenLedgerError};
@@ -23,6 +24,7 @@ use crate::admin::{self, Gate};
 use crate::clock::Clock;
 use crate::config::{Config, Scope, SecretError, SinkKind};
 use crate::event::{AccountName, SinkName};
+use crate::ledger::OwnerBook as _;
 use crate::route::Rules;
 use crate::sell::{SellError, Vendor};
 use crate::sink::{self, kafka};
@@ -81,7 +83,17 @@ impl Settings {
             .iter()
             .map(|(name, account)| Ok((name.clone(), Vendor::new(name, account, clock.clone())?)))
             .collect::<Result<_, SellError>>()?;
-        Ok(Self { config, rules, vendors })
+        Ok(Self::over(config, rules, vendors))
+    }
+
+    /// With vendors' clients of one's own.
+    #[must_use]
+    pub const fn over(
+        config: Arc<Config>,
+        rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
+        vendors: IndexMap<AccountName, Vendor>,
+    ) -> Self {
+        Self { config, rules, vendors }
     }
 
     /// Each account's way to its vendor.
@@ -203,7 +215,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
             let shared = Shared {
                 settings: settings.clone(),
                 reloads: program.reloads.clone(),
-                ledger: opened.ledger.clone(),
+                ground: Real(opened.ledger.clone()),
                 instance: instance.id,
                 adopt: program.adopt,
                 sources: sources.clone(),
@@ -220,7 +232,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
                 "running"
             );
             let mut opened = opened;
-            let result = shards(shared, &mut opened, config.drain_timeout, stop).await;
+            let result = shards(shared, config.drain_timeout, opened.database_ended(), stop).await;
             opened.close().await;
             result
         }
@@ -266,16 +278,16 @@ async fn open_all(program: &Program, health: &Health) -> Result<open::Opened, Ru
     Ok(opened)
 }
 
-/// One supervisor a shard, until `stop` or until one of them says that the process must end.
-async fn shards(
-    shared: Shared,
-    opened: &mut open::Opened,
+/// One supervisor a shard, until `stop`, until one of them says that the process must end, or until `database_ended`.
+pub async fn shards<G: Ground>(
+    shared: Shared<G>,
     drain_timeout: Duration,
+    database_ended: impl Future<Output = String>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let stop = stop.child_token();
     let mut tasks = Tasks::<StageError>::default();
-    for shard in shared.ledger.shards() {
+    for shard in shared.ledger().shards() {
         tasks.spawn(format!("shard/{shard}"), shard::supervise(shared.clone(), shard, stop.clone()));
     }
     let ended = tokio::select! {
@@ -283,7 +295,7 @@ async fn shards(
         biased;
         () = stop.cancelled() => None,
         ended = tasks.next_ended() => ended,
-        why = opened.database_ended() => Some((Some("the embedded PostgreSQL".into()), Ended::Abnormally(why))),
+        why = database_ended => Some((Some("the embedded PostgreSQL".into()), Ended::Abnormally(why))),
     };
     let deadline = Instant::now() + drain_timeout;
     signals::notify(&NotifyState::Stopping);

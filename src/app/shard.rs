@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::ground::{Ground, Real};
 use super::health::{Health, Readiness};
 use super::run::Settings;
 use super::stages::{self, End, StageDisposition, StageError};
@@ -17,30 +18,41 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Shard;
 use crate::event::ports::LedgerError;
-use crate::ledger::{Lease, Ledger};
+use crate::ledger::Lease;
 use crate::source::SourceStatus;
 use crate::telemetry::metrics::SHARD_OWNED;
 
 /// What the shards of one run share.
 #[derive(Clone, Debug)]
-pub(super) struct Shared {
-    pub(super) settings: Arc<Settings>,
-    pub(super) reloads: Option<watch::Receiver<Arc<Settings>>>,
-    pub(super) ledger: Ledger,
-    pub(super) instance: Uuid,
+pub struct Shared<G = Real> {
+    /// What the stages are started with.
+    pub settings: Arc<Settings>,
+    /// What replaces it while they run; none where nothing does.
+    pub reloads: Option<watch::Receiver<Arc<Settings>>>,
+    /// What they stand on.
+    pub ground: G,
+    /// Who runs them.
+    pub instance: Uuid,
     /// Whether an operator has said that nothing else uses the ledger and its topics.
-    pub(super) adopt: bool,
-    pub(super) sources: SourceStatus,
-    pub(super) health: Health,
-    pub(super) clock: Clock,
+    pub adopt: bool,
+    /// What the sources say of themselves.
+    pub sources: SourceStatus,
+    /// What keeps the parts from working.
+    pub health: Health,
+    /// The wall clock.
+    pub clock: Clock,
 }
 
-impl Shared {
+impl<G: Ground> Shared<G> {
     /// Takes the newest configuration.
     fn renew(&mut self) {
         if let Some(reloads) = &mut self.reloads {
             self.settings = reloads.borrow_and_update().clone();
         }
+    }
+
+    pub(super) fn ledger(&self) -> &G::Ledger {
+        self.ground.ledger()
     }
 
     /// The configuration that the stages were started with.
@@ -55,11 +67,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(30);
 
 /// Owns the shard whenever it can, until `stop`. Ends early only where the process itself must end.
-pub(super) async fn supervise(mut of: Shared, shard: Shard, stop: CancellationToken) -> Result<(), StageError> {
+pub(super) async fn supervise<G: Ground>(
+    mut of: Shared<G>,
+    shard: Shard,
+    stop: CancellationToken,
+) -> Result<(), StageError> {
     let part = format!("shard/{shard}");
     let owned = metrics::gauge!(SHARD_OWNED, "shard" => shard.to_string());
     owned.set(0.0);
-    let lease = Lease::new(&of.ledger, shard, of.instance);
+    let lease = Lease::new(of.ledger(), shard, of.instance);
     let mut wait = FIRST_WAIT;
     while let Some(mut held) = stop.run_until_cancelled(lease.acquire()).await {
         let began = Instant::now();

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::ground::Ground;
 use super::run::Settings;
 use super::shard::Shared;
 use super::tasks::{Ended, Tasks};
@@ -20,7 +21,7 @@ use crate::chance;
 use crate::config::SinkKind;
 use crate::event::ports::{LedgerDisposition, LedgerError, Ownership, SinkBook as _};
 use crate::event::{Capacity, SinkName};
-use crate::ledger::{Held, Recorder};
+use crate::ledger::{Held, OwnerBook as _, Recorder};
 use crate::route::Fanout;
 use crate::sink::{kafka, webhook};
 use crate::source::{self, Pace, SourceConfig};
@@ -140,7 +141,11 @@ struct Stages {
 }
 
 /// Runs the stages until `stop`, or until one of them ends on its own.
-pub(super) async fn run(shared: &Shared, held: &mut Held, stop: &CancellationToken) -> Result<End, StageError> {
+pub(super) async fn run<G: Ground>(
+    shared: &Shared<G>,
+    held: &mut Held<G::Ledger>,
+    stop: &CancellationToken,
+) -> Result<End, StageError> {
     let mut stages = start(shared, held.ownership()).await?;
     // What ended the ones before is over.
     shared.health.forget(&format!("shard/{}", held.ownership().shard));
@@ -179,11 +184,11 @@ async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
     }
 }
 
-async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> {
+async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<Stages, StageError> {
     let config = &shared.settings.config;
     let moved = copies::refuse(shared, owner).await?;
     fail::fail_point!("app::before_stages");
-    let fanout = Fanout::new(owner.shard, shared.ledger.bounds(owner.shard).await?.head);
+    let fanout = Fanout::new(owner.shard, shared.ledger().bounds(owner.shard).await?.head);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
     let (pages, incoming) = mpsc::channel(MAX_PAGES);
     let (backlog_full, backlog_watch) = watch::channel(false);
@@ -200,7 +205,7 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
         spawn_sink(&mut stages, shared, owner, name, &fanout);
     }
     stages.recorder.spawn("recorder", {
-        let (ledger, fanout, stop) = (shared.ledger.clone(), fanout.clone(), stages.stop_rest.clone());
+        let (ledger, fanout, stop) = (shared.ledger().clone(), fanout.clone(), stages.stop_rest.clone());
         let comparing = std::mem::take(&mut stages.comparing);
         async move {
             compared(comparing, &stop).await;
@@ -213,12 +218,12 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
     stages.sinks.spawn("looks", looks::run(shared.clone(), owner.shard, stages.stop_rest.clone()));
     stages.sinks.spawn("backlog", backlog::run(shared.clone(), owner, backlog_full, stages.stop_rest.clone()));
     stages.sinks.spawn("house", {
-        let (ledger, config, stop) = (shared.ledger.clone(), config.clone(), stages.stop_rest.clone());
+        let (ledger, config, stop) = (shared.ledger().clone(), config.clone(), stages.stop_rest.clone());
         let sinks: Vec<SinkName> = config.sinks.keys().cloned().collect();
         async move { Ok(ledger.keep_house(owner, &config.ledger, &sinks, stop).await?) }
     });
     for (account, vendor) in shared.settings.vendors() {
-        if shared.ledger.shard_of(account).await? != owner.shard {
+        if shared.ledger().shard_of(account).await? != owner.shard {
             continue;
         }
         let source = SourceConfig {
@@ -226,7 +231,7 @@ async fn start(shared: &Shared, owner: Ownership) -> Result<Stages, StageError> 
             account: account.clone(),
             config: config.accounts[account].clone(),
             vendor: vendor.clone(),
-            book: shared.ledger.clone(),
+            book: shared.ledger().clone(),
             pages: pages.clone(),
             room: room.clone(),
             backlog_full: backlog_watch.clone(),
@@ -255,12 +260,12 @@ async fn compared(comparing: Vec<oneshot::Receiver<()>>, stop: &CancellationToke
     }
 }
 
-fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &SinkName, fanout: &Fanout) {
+fn spawn_sink<G: Ground>(stages: &mut Stages, shared: &Shared<G>, owner: Ownership, name: &SinkName, fanout: &Fanout) {
     let config = &shared.config().sinks[name];
     let channels = shared.config().channels;
-    let feed = fanout.feed(name, Capacity::new(channels.events, channels.bytes), shared.ledger.clone());
+    let feed = fanout.feed(name, Capacity::new(channels.events, channels.bytes), shared.ledger().clone());
     let route: Arc<dyn crate::event::ports::Route> = shared.settings.rules[name].clone();
-    let (book, clock, stop) = (shared.ledger.clone(), shared.clock.clone(), stages.stop_rest.clone());
+    let (book, clock, stop) = (shared.ledger().clone(), shared.clock.clone(), stages.stop_rest.clone());
     let task = format!("sink/{name}");
     match &config.kind {
         SinkKind::Kafka(kafka) => {
@@ -273,7 +278,7 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
             let sink = kafka::KafkaSink {
                 name: name.clone(),
                 deployment: shared.config().deployment.clone(),
-                ledger: shared.ledger.id(),
+                ledger: shared.ledger().id(),
                 shards: shared.config().ledger.shards,
                 owner,
                 config: kafka.clone(),
@@ -286,10 +291,12 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
                 clock,
                 stop,
             };
+            let settings = Arc::new(sink.settings());
             if shared.config().audit.enabled {
-                spawn_audit(stages, shared, owner, name, fanout, Arc::new(sink.settings()));
+                spawn_audit(stages, shared, owner, name, fanout, settings.clone());
             }
-            stages.sinks.spawn(task, async move { Ok(kafka::run(sink).await?) });
+            let cluster = shared.ground.cluster(settings.clone());
+            stages.sinks.spawn(task, async move { Ok(kafka::run_on(sink, settings, cluster).await?) });
         }
         SinkKind::Webhook(webhook) => {
             let sink = webhook::WebhookSink {
@@ -305,23 +312,24 @@ fn spawn_sink(stages: &mut Stages, shared: &Shared, owner: Ownership, name: &Sin
                 clock,
                 stop,
             };
-            stages.sinks.spawn(task, async move { Ok(webhook::run(sink).await?) });
+            let transport = shared.ground.transport();
+            stages.sinks.spawn(task, async move { Ok(webhook::run_on(sink, transport).await?) });
         }
     }
 }
 
 /// The audit of a Kafka sink takes events as a sink does, and less of them at once: it may be slower.
-fn spawn_audit(
+fn spawn_audit<G: Ground>(
     stages: &mut Stages,
-    shared: &Shared,
+    shared: &Shared<G>,
     owner: Ownership,
     name: &SinkName,
     fanout: &Fanout,
     settings: Arc<kafka::Settings>,
 ) {
     let channel = SinkName::from(format!("{name}/audit"));
-    let feed = fanout.feed(&channel, Capacity::new(AUDIT_EVENTS, AUDIT_BYTES), shared.ledger.clone());
-    let audit = kafka::Audit { settings, owner, feed, book: shared.ledger.clone(), stop: stages.stop_rest.clone() };
+    let feed = fanout.feed(&channel, Capacity::new(AUDIT_EVENTS, AUDIT_BYTES), shared.ledger().clone());
+    let audit = kafka::Audit { settings, owner, feed, book: shared.ledger().clone(), stop: stages.stop_rest.clone() };
     stages.sinks.spawn(format!("audit/{name}"), async move {
         kafka::audit(audit).await;
         Ok(())

@@ -32,6 +32,7 @@ pub mod model;
 mod more;
 mod open;
 pub mod operator;
+mod owner;
 mod plan;
 mod proof;
 mod read;
@@ -50,6 +51,7 @@ pub use deliveries_dead::{DeadLetter, DeadLetters, FailedAttempt, WholeDeadLette
 pub use home::Home;
 pub use lease::{Held, Lease, LeaseBook};
 pub use open::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
+pub use owner::OwnerBook;
 pub use recorder::Recorder;
 pub use store::Store;
 pub use voids::{RehydrationRow, VoidRow};

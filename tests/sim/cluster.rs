@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::RngExt as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use standpipe::event::ports::Delivered;
-use standpipe::event::{DedupeKey, Seq};
+use standpipe::event::{DedupeKey, Seq, Shard};
 use standpipe::ledger::model::{Lost, Model};
 use standpipe::sink::kafka::{
     Cluster, Committed, Common, CursorFound, KafkaSinkError, PartitionEnd, Settings, Tails, TopicEnd, TopicHeld,
@@ -90,7 +90,7 @@ impl Twin {
     async fn decided_cursor(&self) -> Result<Option<Vec<u8>>, KafkaSinkError> {
         let place = self.cursor_place();
         let high = self.decided(place.clone()).await?;
-        let copy = self.ledger.look().sinks.get(&self.settings.sink).and_then(|sink| sink.row.cursor);
+        let copy = self.ledger.look(Shard(0)).sinks.get(&self.settings.sink).and_then(|sink| sink.row.cursor);
         let by_copy = self.world().has(Flaw::CursorInLedgerOnly);
         self.ask("reading the cursor", move |broker| {
             let all = broker.committed(&place, 0, high);

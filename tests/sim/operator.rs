@@ -2,14 +2,14 @@
 
 use rand::RngExt as _;
 use standpipe::event::ports::StreamState;
-use standpipe::event::{Position, Seq};
+use standpipe::event::{Position, Seq, Shard};
 use standpipe::ledger::model::{Model, State};
 
 use crate::world::World;
 
 /// Now and then something is paused, resumed, or sent back to where it began, and what every sink has is forgotten.
 pub fn meddle(world: &World, ledger: &Model) {
-    let mut state = ledger.look();
+    let mut state = ledger.look(Shard(0));
     let (streams, sinks) = (state.streams.len(), state.sinks.len());
     let (what, which) = {
         let mut dice = world.dice();
@@ -50,7 +50,7 @@ fn expire(world: &World, state: &mut State) {
 }
 
 pub fn let_all_go_on(ledger: &Model) {
-    let mut state = ledger.look();
+    let mut state = ledger.look(Shard(0));
     for stream in state.streams.values_mut().filter(|stream| stream.row.state == StreamState::Paused) {
         stream.row.state = StreamState::Active;
     }

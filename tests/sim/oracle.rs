@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use standpipe::event::ports::{Decision, Route, RouteError, SinkState};
-use standpipe::event::{Chain, Recorded, Seq, SinkName};
+use standpipe::event::{Chain, Recorded, Seq, Shard, SinkName};
 use standpipe::ledger::model::{Model, State};
 use standpipe::sink::webhook::webhook_id;
 
@@ -84,7 +84,7 @@ impl Judge for Oracle {
     fn judge(&self) {
         let mut seen = self.seen.lock().unwrap();
         let verdict = {
-            let ledger = self.ledger.look();
+            let ledger = self.ledger.look(Shard(0));
             Self::recorded(&mut seen, &ledger)
                 .and_then(|()| self.decided(&mut seen, &ledger))
                 .and_then(|()| self.consumed(&mut seen, &ledger))
@@ -204,7 +204,7 @@ impl Oracle {
     /// record's events in order (INV-12).
     pub fn received(&self, id: &str, seq: Seq, body: &[u8]) {
         let mut seen = self.seen.lock().unwrap();
-        let ledger = self.ledger.look();
+        let ledger = self.ledger.look(Shard(0));
         let verdict = (|| {
             let event = ledger.event(seq).ok_or_else(|| format!("{seq} was posted and is not recorded"))?;
             let own = webhook_id(event);
@@ -237,7 +237,7 @@ impl Oracle {
     /// What is still missing somewhere; none when everything that was emitted is everywhere.
     pub fn missing(&self) -> Option<String> {
         let seen = self.seen.lock().unwrap();
-        let ledger = self.ledger.look();
+        let ledger = self.ledger.look(Shard(0));
         for stream in STREAMS {
             let (emitted, recorded) = (self.vendor.emitted(stream), seen.next.get(stream).copied().unwrap_or(0));
             if recorded < emitted {

@@ -15,7 +15,7 @@ use standpipe::event::ports::{Dialect, LedgerDisposition, LedgerError, Ownership
 use standpipe::event::{Capacity, Shard, SinkName};
 use standpipe::http::Transport;
 use standpipe::ledger::model::{Lost, Model, Wire, Work};
-use standpipe::ledger::{Held, Lease, Recorder};
+use standpipe::ledger::{Held, Lease, OwnerBook, Recorder};
 use standpipe::route::Fanout;
 use standpipe::sell::Vendor as SellClient;
 use standpipe::sink::kafka::{self, KafkaSink, KafkaSinkError, Runner};
@@ -221,7 +221,7 @@ impl Life<'_> {
         let sink = KafkaSink {
             name: name.clone(),
             deployment: "sim".to_owned(),
-            ledger: self.ledger.id(),
+            ledger: OwnerBook::id(&self.ledger),
             shards: 1,
             owner,
             config: KafkaConfig {
@@ -274,7 +274,7 @@ impl Life<'_> {
             stop: stop.clone(),
         };
         let world = self.of.world.clone();
-        tasks.spawn(async move { of_webhook(&world, webhook::run_on(sink, transport).await) });
+        tasks.spawn(async move { of_webhook(&world, webhook::run_on(sink, Some(transport)).await) });
     }
 }
 

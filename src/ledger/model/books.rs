@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Delivery, Model, Sink, State, fenced, only};
+use super::{Delivery, Model, Sink, State, fenced};
 use crate::event::ports::{
     ChainAt, Delivered, Excuses, LedgerError, NewDeadLetter, Ownership, ShardBounds, SinkBook, SinkRow, SinkState,
 };
@@ -11,7 +11,7 @@ use crate::event::{
 };
 
 impl State {
-    fn gap(&mut self, sink: &SinkName, from: Seq, to: Seq) {
+    pub(super) fn gap(&mut self, sink: &SinkName, from: Seq, to: Seq) {
         let hole = (sink.clone(), from, to);
         if from <= to && !self.sink_gaps.contains(&hole) {
             self.sink_gaps.push(hole);
@@ -63,7 +63,6 @@ impl State {
 
 impl SinkBook for Model {
     async fn row(&self, sink: &SinkName, owner: Ownership) -> Result<SinkRow, LedgerError> {
-        only(owner.shard)?;
         let sink = sink.clone();
         self.write("reading a sink's row", owner, move |state| {
             let new = || Sink {
@@ -146,16 +145,14 @@ impl SinkBook for Model {
     }
 
     async fn bounds(&self, shard: Shard) -> Result<ShardBounds, LedgerError> {
-        only(shard)?;
-        self.call("reading a shard's bounds", |state| {
+        self.call("reading a shard's bounds", shard, |state| {
             Ok(ShardBounds { ledger: state.id, oldest: state.oldest, head: state.head(), chain: state.chain() })
         })
         .await
     }
 
     async fn chain_at(&self, shard: Shard, seq: Seq) -> Result<ChainAt, LedgerError> {
-        only(shard)?;
-        self.call("reading the chain", move |state| Ok(state.chain_at(seq))).await
+        self.call("reading the chain", shard, move |state| Ok(state.chain_at(seq))).await
     }
 
     async fn keep_rules(
@@ -177,9 +174,8 @@ impl SinkBook for Model {
     }
 
     async fn excuses(&self, sink: &SinkName, shard: Shard, from: Seq, to: Seq) -> Result<Excuses, LedgerError> {
-        only(shard)?;
         let sink = sink.clone();
-        self.call("looking for what a sink need not have delivered", move |state| {
+        self.call("looking for what a sink need not have delivered", shard, move |state| {
             let within = |seq: &Seq| (from..=to).contains(seq);
             let gaps =
                 state.sink_gaps.iter().filter(|(name, first, last)| *name == sink && *last >= from && *first <= to);
@@ -227,9 +223,8 @@ impl SinkBook for Model {
 
 impl DeliveryBook for Model {
     async fn deliveries(&self, sink: &SinkName, shard: Shard) -> Result<Vec<KeptDelivery>, LedgerError> {
-        only(shard)?;
         let sink = sink.clone();
-        self.call("reading a sink's deliveries", move |state| {
+        self.call("reading a sink's deliveries", shard, move |state| {
             let rows = state.deliveries.iter().filter(|((name, _), _)| *name == sink);
             Ok(rows
                 .map(|((_, seq), row)| KeptDelivery {
@@ -292,9 +287,8 @@ impl DeliveryBook for Model {
     }
 
     async fn failures(&self, sink: &SinkName, shard: Shard) -> Result<Option<Failures>, LedgerError> {
-        only(shard)?;
         let sink = sink.clone();
-        self.call("reading an endpoint's failures", move |state| Ok(state.failures.get(&sink).copied())).await
+        self.call("reading an endpoint's failures", shard, move |state| Ok(state.failures.get(&sink).copied())).await
     }
 
     async fn keep_failures(

@@ -1,11 +1,12 @@
-//! A ledger in memory, for simulations: one shard, the same ports, the same promises (`tests/it/ledger` asks both).
+//! A ledger in memory, for simulations: the same ports, the same promises (`tests/it/ledger` asks both).
 //!
-//! It does at once, under one lock, what PostgreSQL does in one transaction. What lies between, the network and its
-//! failures, is a [`Wire`] that the simulation holds in its hand: a call may be late, be lost, be carried out after its
-//! caller has given up, or be carried out and not answered. Operators' wishes, retention by age and partitions are not
-//! modelled.
+//! It does at once, under one lock a shard, what PostgreSQL does in one transaction. What lies between, the network and
+//! its failures, is a [`Wire`] that the simulation holds in its hand: a call may be late, be lost, be carried out after its
+//! caller has given up, or be carried out and not answered. It can be put back to what it was ([`Model::restore`]).
+//! Of operators' wishes only replays, of retention nothing is modelled.
 
 mod books;
+mod owner;
 mod record;
 mod rehydrate;
 
@@ -22,11 +23,12 @@ use uuid::Uuid;
 use super::database::within;
 use crate::clock::Clock;
 use crate::event::ports::{
-    ChainAt, Delivered, Dialect, LedgerError, NewDeadLetter, Ownership, Rehydration, SinkRow, SinkState, StreamRow,
+    AuditNote, ChainAt, Delivered, Dialect, LedgerError, NewDeadLetter, Ownership, Rehydration, SinkRow, SinkState,
+    StreamRow,
 };
 use crate::event::{
     AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Position, Recorded,
-    Rejected, Seq, Shard, SinkName, StreamKey, Void,
+    Rejected, Replay, Seq, Shard, SinkName, StreamKey, Void,
 };
 
 /// A call that was not answered: whether it was carried out cannot be told.
@@ -71,18 +73,30 @@ pub enum Flaw {
 /// The ledger. Cheap to clone; all clones are the same ledger.
 #[derive(Clone)]
 pub struct Model {
-    state: Arc<Mutex<State>>,
+    id: LedgerId,
+    shards: Arc<[Mutex<State>]>,
+    database: Arc<Mutex<Database>>,
     wire: Arc<dyn Wire>,
     clock: Clock,
     lease_ttl: Duration,
     flaw: Option<Flaw>,
 }
 
-/// What the ledger holds.
-#[derive(Debug)]
+/// Where the ledger lives, and which accounts it has seen.
+#[derive(Debug, Default)]
+struct Database {
+    /// Counts the databases: a restored ledger lives in another one.
+    number: u64,
+    accounts: Vec<AccountName>,
+}
+
+/// What the ledger holds of a shard.
+#[derive(Clone, Debug)]
 pub struct State {
     /// Which ledger it is.
     pub id: LedgerId,
+    /// The database that its last owner noted.
+    pub home: Option<String>,
     /// Counts the owners.
     pub epoch: Epoch,
     /// Who holds the shard, and until when.
@@ -95,8 +109,8 @@ pub struct State {
     pub ways: Vec<(SinkName, Rehydration, bool)>,
     /// What sinks have delivered and the ledger has lost.
     pub skips: BTreeSet<(SinkName, Delivered)>,
-    /// Replays that sinks wished for on their way back.
-    pub reclaimed: Vec<(SinkName, Seq)>,
+    /// Replays that sinks wished for on their way back, and under which seqs they were recorded.
+    pub replays: Vec<(Replay, Recorded, Option<Seq>)>,
     /// The oldest event kept.
     pub oldest: Seq,
     /// The streams.
@@ -117,6 +131,10 @@ pub struct State {
     pub conflicts: usize,
     /// The epoch that the last write named, and the one that held then.
     pub written: Option<(Epoch, Epoch)>,
+    /// What audits noted.
+    pub audits: Vec<(SinkName, AuditNote)>,
+    /// The last call that was refused for a reason that only a person can remove.
+    pub refused: Option<String>,
     /// A page that was recorded from elsewhere: the stream, from where it was polled, and where the stream was.
     pub misstep: Option<(StreamKey, Position, Position)>,
     ids: HashMap<DedupeKey, (Seq, ContentHash)>,
@@ -166,36 +184,17 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// An empty ledger, whose own clock is `clock`.
+    /// An empty ledger of one shard, whose own clock is `clock`.
     #[must_use]
     pub fn new(id: LedgerId, clock: Clock, lease_ttl: Duration) -> Self {
-        let state = State {
-            id,
-            epoch: Epoch(0),
-            lease: None,
-            events: Vec::new(),
-            voids: Vec::new(),
-            ways: Vec::new(),
-            skips: BTreeSet::new(),
-            reclaimed: Vec::new(),
-            oldest: Seq(1),
-            streams: BTreeMap::new(),
-            sinks: BTreeMap::new(),
-            deliveries: BTreeMap::new(),
-            dead_letters: BTreeMap::new(),
-            gaps: Vec::new(),
-            sink_gaps: Vec::new(),
-            rejected: Vec::new(),
-            conflicts: 0,
-            written: None,
-            misstep: None,
-            ids: HashMap::new(),
-            types: BTreeMap::new(),
-            dialects: BTreeMap::new(),
-            failures: BTreeMap::new(),
-            burnt: 0,
-        };
-        Self { state: Arc::new(Mutex::new(state)), wire: Arc::new(Direct), clock, lease_ttl, flaw: None }
+        Self::with_shards(id, 1, clock, lease_ttl)
+    }
+
+    /// An empty ledger.
+    #[must_use]
+    pub fn with_shards(id: LedgerId, shards: u16, clock: Clock, lease_ttl: Duration) -> Self {
+        let shards = (0..shards).map(|_| Mutex::new(State::new(id))).collect();
+        Self { id, shards, database: Arc::default(), wire: Arc::new(Direct), clock, lease_ttl, flaw: None }
     }
 
     /// The same ledger at the end of another wire.
@@ -210,25 +209,58 @@ impl Model {
         Self { flaw, ..self.clone() }
     }
 
-    /// Which ledger it is.
-    #[must_use]
-    pub fn id(&self) -> LedgerId {
-        self.look().id
+    /// What it holds now of a shard, without a wire.
+    ///
+    /// # Panics
+    /// Where there is no such shard.
+    pub fn look(&self, shard: Shard) -> MutexGuard<'_, State> {
+        self.shards[usize::from(shard.0)].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What it holds now, without a wire.
-    pub fn look(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What it holds now: a backup.
+    #[must_use]
+    pub fn backup(&self) -> Vec<State> {
+        self.shards.iter().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// Puts it back to a backup, in another database: calls that are under way were made to the one before.
+    pub fn restore(&self, backup: &[State]) {
+        self.database().number += 1;
+        for (state, kept) in self.shards.iter().zip(backup) {
+            state.lock().unwrap_or_else(PoisonError::into_inner).clone_from(kept);
+        }
+    }
+
+    fn database(&self) -> MutexGuard<'_, Database> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shard of an account: given at its first sight, to each shard in turn.
+    fn home_of(&self, account: &AccountName) -> Shard {
+        let mut database = self.database();
+        let at = database.accounts.iter().position(|known| known == account).unwrap_or_else(|| {
+            database.accounts.push(account.clone());
+            database.accounts.len() - 1
+        });
+        Shard(u16::try_from(at % self.shards.len()).unwrap_or(0))
     }
 
     /// One call, bounded as every call of the ledger is.
     async fn call<T: Send + 'static>(
         &self,
         doing: &'static str,
+        shard: Shard,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        let noted = move |state: &mut State| {
+            let done = work(state);
+            if let Err(error @ LedgerError::Refused { .. }) = &done {
+                state.refused = Some(error.to_string());
+            }
+            done
+        };
         let answered = async {
-            self.carry(doing, work)
+            self.carry(doing, shard, noted)
                 .await
                 .map_err(|Lost| LedgerError::Unavailable { doing, source: "the connection broke".into() })?
         };
@@ -238,14 +270,22 @@ impl Model {
     async fn carry<T: Send + 'static>(
         &self,
         doing: &'static str,
+        shard: Shard,
         work: impl FnOnce(&mut State) -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let (answer, answered) = oneshot::channel();
-        let state = Arc::clone(&self.state);
+        let (model, database) = (self.clone(), self.database().number);
+        let at = usize::from(shard.0);
+        if at >= self.shards.len() {
+            return Err(Lost);
+        }
         let work = Box::new(move || {
-            let done = work(&mut state.lock().unwrap_or_else(PoisonError::into_inner));
-            // Nobody waits for the answer of a call whose caller has gone away.
-            drop(answer.send(done));
+            // A connection ends with its database.
+            if model.database().number == database {
+                let done = work(&mut model.look(shard));
+                // Nobody waits for the answer of a call whose caller has gone away.
+                drop(answer.send(done));
+            }
         });
         self.wire.carry(doing, work).await?;
         answered.await.map_err(|_| Lost)
@@ -259,7 +299,7 @@ impl Model {
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
         let checked = self.flaw != Some(Flaw::EpochUnchecked);
-        self.call(doing, move |state| {
+        self.call(doing, owner.shard, move |state| {
             if checked && state.epoch != owner.epoch {
                 return Err(fenced(owner));
             }
@@ -272,6 +312,38 @@ impl Model {
 }
 
 impl State {
+    fn new(id: LedgerId) -> Self {
+        Self {
+            id,
+            home: None,
+            epoch: Epoch(0),
+            lease: None,
+            events: Vec::new(),
+            voids: Vec::new(),
+            ways: Vec::new(),
+            skips: BTreeSet::new(),
+            replays: Vec::new(),
+            oldest: Seq(1),
+            streams: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            deliveries: BTreeMap::new(),
+            dead_letters: BTreeMap::new(),
+            gaps: Vec::new(),
+            sink_gaps: Vec::new(),
+            rejected: Vec::new(),
+            conflicts: 0,
+            written: None,
+            audits: Vec::new(),
+            refused: None,
+            misstep: None,
+            ids: HashMap::new(),
+            types: BTreeMap::new(),
+            dialects: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            burnt: 0,
+        }
+    }
+
     /// The newest event.
     #[must_use]
     pub fn head(&self) -> Seq {
@@ -318,11 +390,4 @@ impl State {
 
 fn fenced(owner: Ownership) -> LedgerError {
     LedgerError::Fenced { shard: owner.shard, why: format!("epoch {} is over", owner.epoch) }
-}
-
-fn only(shard: Shard) -> Result<(), LedgerError> {
-    if shard == Shard(0) {
-        return Ok(());
-    }
-    Err(LedgerError::Refused { doing: "looking up a shard", why: format!("the model has no shard {shard}") })
 }

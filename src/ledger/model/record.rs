@@ -6,16 +6,16 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Flaw, Lost, Model, State, Stream, fenced, only};
+use super::{Flaw, Lost, Model, State, Stream, fenced};
 use crate::event::ports::{Dialect, LedgerError, Ownership, ReadLedger, StreamBook, StreamRow, StreamState};
 use crate::event::{
-    AccountName, Batch, Chain, Epoch, Event, EventType, Gap, Position, Recorded, Rejected, Replay, Seq, Shard,
-    StreamKey,
+    AccountName, Batch, Chain, DedupeKey, Epoch, Event, EventType, Gap, Position, Recorded, Rejected, Replay, Seq,
+    Shard, StreamKey, StreamName,
 };
 use crate::ledger::database::seq_to_db;
 use crate::ledger::dictionary::StreamNumbers;
 use crate::ledger::lease::LeaseBook;
-use crate::ledger::plan::{Answer, Draft, Element};
+use crate::ledger::plan::{Answer, Draft, Element, Kind};
 use crate::ledger::store::{Doubt, Settled, Standing, Store};
 use crate::ledger::wishes::Wishes;
 
@@ -26,7 +26,7 @@ struct Call {
     head: Seq,
     chain: Chain,
     moves: Vec<Move>,
-    elements: Vec<(Event, Option<Box<Replay>>)>,
+    elements: Vec<(Event, Kind, Option<Box<Replay>>)>,
     rejected: Vec<Rejected>,
     gaps: Vec<(StreamKey, Gap)>,
     at: OffsetDateTime,
@@ -62,7 +62,7 @@ impl Call {
                 }),
             }
         }
-        let elements = draft.elements.iter().map(|one| (one.event.clone(), one.replay.clone())).collect();
+        let elements = draft.elements.iter().map(|one| (one.event.clone(), one.kind, one.replay.clone())).collect();
         Self { owner, head, chain, moves, elements, rejected, gaps, at }
     }
 }
@@ -122,7 +122,7 @@ impl State {
     fn insert(&mut self, call: &Call, flaw: Option<Flaw>) -> Vec<(i32, Seq, Uuid)> {
         let mut known = Vec::new();
         let mut seen = HashSet::new();
-        for (at, (event, replay)) in call.elements.iter().enumerate() {
+        for (at, (event, kind, replay)) in call.elements.iter().enumerate() {
             if replay.is_none()
                 && let Some((seq, hash)) = self.ids.get(&event.dedupe_key).copied()
                 && !(flaw == Some(Flaw::DedupeForgets) && seen.insert(event.dedupe_key))
@@ -134,6 +134,11 @@ impl State {
             let mut seq = self.head().next();
             if flaw == Some(Flaw::SequenceObject) {
                 seq.0 += std::mem::take(&mut self.burnt);
+            }
+            if let Kind::Replay(number) = kind
+                && let Some((.., recorded)) = usize::try_from(*number).ok().and_then(|at| self.replays.get_mut(at))
+            {
+                *recorded = Some(seq);
             }
             if replay.is_none() {
                 self.ids.insert(event.dedupe_key, (seq, event.content_hash));
@@ -180,24 +185,46 @@ impl Store for Model {
     type Kept = ();
 
     async fn standing(&self, shard: Shard) -> Result<Standing, LedgerError> {
-        only(shard)?;
-        self.call("starting to record", |state| Ok(state.standing())).await
+        self.call("starting to record", shard, |state| Ok(state.standing())).await
     }
 
-    async fn wished(&self, _: Shard) -> Result<Wishes, LedgerError> {
-        self.call("reading the operators' wishes", |_| Ok(Wishes::default())).await
+    async fn wished(&self, shard: Shard) -> Result<Wishes, LedgerError> {
+        self.call("reading the operators' wishes", shard, |state| {
+            let open = state.replays.iter().zip(0..).filter(|((.., recorded), _)| recorded.is_none());
+            let elements = open.map(|((replay, event, _), number)| Element {
+                kind: Kind::Replay(number),
+                step: None,
+                account_id: 1,
+                type_id: None,
+                replay: Some(Box::new(replay.clone())),
+                event: Event {
+                    account: event.account.clone(),
+                    stream: StreamName::from(""),
+                    event_type: event.event_type.clone(),
+                    dedupe_key: DedupeKey::by_id(event.account.as_str(), &event.id),
+                    id: event.id.clone(),
+                    record_id: event.record_id.clone(),
+                    occurred_at: event.occurred_at,
+                    sequence: None,
+                    content_hash: event.content_hash,
+                    body: event.body.clone(),
+                },
+            });
+            Ok(Wishes { seeks: Vec::new(), elements: elements.collect() })
+        })
+        .await
     }
 
     /// Known in memory, as the ledger's are.
     async fn stream(&self, key: &StreamKey) -> Result<Option<StreamNumbers>, LedgerError> {
-        let number = self.look().streams.get(key).map(|stream| stream.number);
+        let number = self.look(self.home_of(&key.account)).streams.get(key).map(|stream| stream.number);
         Ok(number.map(|stream| StreamNumbers { stream, account: 1 }))
     }
 
     async fn types(&self, elements: &[Element]) -> Result<HashMap<EventType, i32>, LedgerError> {
-        let mut state = self.look();
         let mut numbers = HashMap::new();
         for element in elements {
+            let mut state = self.look(self.home_of(&element.event.account));
             let name = &element.event.event_type;
             let next = i32::try_from(state.types.len()).unwrap_or(i32::MAX);
             let number = *state.types.entry(name.clone()).or_insert(next);
@@ -217,9 +244,9 @@ impl Store for Model {
                     state.advance(&moves, at);
                 }
             };
-            self.carry("moving positions", first).await.map_err(lost)?;
+            self.carry("moving positions", owner.shard, first).await.map_err(lost)?;
         }
-        self.carry("recording", move |state| state.record(call, flaw)).await.map_err(lost)
+        self.carry("recording", owner.shard, move |state| state.record(call, flaw)).await.map_err(lost)
     }
 
     async fn refused(&self, _: &[Element], error: &sqlx::Error) -> Result<(usize, String), LedgerError> {
@@ -227,8 +254,7 @@ impl Store for Model {
     }
 
     async fn settled(&self, shard: Shard, head: Seq) -> Result<(Standing, Vec<Settled>), LedgerError> {
-        only(shard)?;
-        self.call("settling a commit in doubt", move |state| {
+        self.call("settling a commit in doubt", shard, move |state| {
             let rows = state.events.iter().filter(|event| event.seq > head).map(|event| Settled {
                 event_id: event.id.to_string(),
                 content_hash: event.content_hash,
@@ -254,9 +280,8 @@ impl ReadLedger for Model {
         max_events: usize,
         max_bytes: usize,
     ) -> Result<Batch, LedgerError> {
-        only(shard)?;
         let doing = "reading events";
-        self.call(doing, move |state| {
+        self.call(doing, shard, move |state| {
             let crate::event::ports::ChainAt::Known(chain_before) = state.chain_at(after) else {
                 let why = format!("events after seq {after} are no longer kept");
                 return Err(LedgerError::Refused { doing, why });
@@ -284,9 +309,8 @@ impl LeaseBook for Model {
     }
 
     async fn take_lease(&self, shard: Shard, instance: Uuid) -> Result<Option<Epoch>, LedgerError> {
-        only(shard)?;
         let (clock, ttl) = (self.clock.clone(), self.lease_ttl);
-        self.call("taking a lease", move |state| {
+        self.call("taking a lease", shard, move |state| {
             let now = clock.now();
             if state.lease.is_some_and(|(holder, until)| holder != instance && until >= now) {
                 return Ok(None);
@@ -300,7 +324,7 @@ impl LeaseBook for Model {
 
     async fn renew_lease(&self, owner: Ownership) -> Result<(), LedgerError> {
         let (clock, ttl) = (self.clock.clone(), self.lease_ttl);
-        self.call("renewing a lease", move |state| match &mut state.lease {
+        self.call("renewing a lease", owner.shard, move |state| match &mut state.lease {
             Some((_, until)) if state.epoch == owner.epoch => {
                 *until = clock.now() + ttl;
                 Ok(())
@@ -311,7 +335,7 @@ impl LeaseBook for Model {
     }
 
     async fn release_lease(&self, owner: Ownership) -> Result<(), LedgerError> {
-        self.call("releasing a lease", move |state| {
+        self.call("releasing a lease", owner.shard, move |state| {
             if state.epoch == owner.epoch {
                 state.lease = None;
             }
@@ -323,13 +347,13 @@ impl LeaseBook for Model {
 
 impl StreamBook for Model {
     async fn dialect(&self, account: &AccountName) -> Result<Option<Dialect>, LedgerError> {
-        let account = account.clone();
-        self.call("reading an account's dialect", move |state| Ok(state.dialects.get(&account).copied())).await
+        let (account, shard) = (account.clone(), self.home_of(account));
+        self.call("reading an account's dialect", shard, move |state| Ok(state.dialects.get(&account).copied())).await
     }
 
     async fn keep_dialect(&self, account: &AccountName, dialect: Dialect) -> Result<(), LedgerError> {
-        let account = account.clone();
-        self.call("keeping an account's dialect", move |state| {
+        let (account, shard) = (account.clone(), self.home_of(account));
+        self.call("keeping an account's dialect", shard, move |state| {
             state.dialects.insert(account, dialect);
             Ok(())
         })
@@ -338,7 +362,7 @@ impl StreamBook for Model {
 
     async fn open(&self, key: &StreamKey, start: &Position) -> Result<StreamRow, LedgerError> {
         let (key, position, clock) = (key.clone(), start.clone(), self.clock.clone());
-        self.call("opening a stream", move |state| {
+        self.call("opening a stream", self.home_of(&key.account), move |state| {
             let number = i32::try_from(state.streams.len()).unwrap_or(i32::MAX);
             let stream = state.streams.entry(key.clone()).or_insert_with(|| Stream {
                 row: StreamRow { key, position, position_at: clock.now(), top: false, state: StreamState::Active },
@@ -350,8 +374,8 @@ impl StreamBook for Model {
     }
 
     async fn streams(&self, account: &AccountName) -> Result<Vec<StreamRow>, LedgerError> {
-        let account = account.clone();
-        self.call("reading an account's streams", move |state| {
+        let (account, shard) = (account.clone(), self.home_of(account));
+        self.call("reading an account's streams", shard, move |state| {
             Ok(state
                 .streams
                 .values()
@@ -364,8 +388,8 @@ impl StreamBook for Model {
     }
 
     async fn set_state(&self, key: &StreamKey, to: StreamState, _: &str) -> Result<(), LedgerError> {
-        let key = key.clone();
-        self.call("noting a stream's state", move |state| {
+        let (key, shard) = (key.clone(), self.home_of(&key.account));
+        self.call("noting a stream's state", shard, move |state| {
             if let Some(stream) = state.streams.get_mut(&key)
                 && stream.row.state != StreamState::Paused
                 && to != StreamState::Paused

@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Model, only};
+use super::Model;
 use crate::event::ports::{ChainAt, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
-use crate::event::{Chain, Seq, Shard, SinkName, Void};
+use crate::event::{Chain, Replay, Seq, Shard, SinkName, Void};
 
 impl RehydrateBook for Model {
     async fn rewound(
@@ -43,9 +43,8 @@ impl RehydrateBook for Model {
     }
 
     async fn unsettled(&self, sink: &SinkName, shard: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
-        only(shard)?;
         let sink = sink.clone();
-        self.call("asking whether a sink has passed a void", move |state| {
+        self.call("asking whether a sink has passed a void", shard, move |state| {
             let settled = state.ways.iter().any(|(name, way, done)| *name == sink && way.goes_on == at && *done);
             let void = state.voids.iter().find(|(_, void)| void.to == at && !settled);
             Ok(void.map(|(before, _)| *before))
@@ -63,18 +62,16 @@ impl RehydrateBook for Model {
     }
 
     async fn skips(&self, sink: &SinkName, shard: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
-        only(shard)?;
         let (sink, of) = (sink.clone(), of.to_vec());
-        self.call("asking what a sink has delivered", move |state| {
+        self.call("asking what a sink has delivered", shard, move |state| {
             Ok(of.into_iter().filter(|one| state.skips.contains(&(sink.clone(), *one))).collect())
         })
         .await
     }
 
     async fn has_skips(&self, sink: &SinkName, shard: Shard) -> Result<bool, LedgerError> {
-        only(shard)?;
         let sink = sink.clone();
-        self.call("asking whether a sink skips anything", move |state| {
+        self.call("asking whether a sink skips anything", shard, move |state| {
             Ok(state.skips.iter().any(|(name, _)| *name == sink))
         })
         .await
@@ -96,7 +93,10 @@ impl RehydrateBook for Model {
                 return Err(LedgerError::Moved { shard: owner.shard, why });
             };
             kept.reclaimed_to = to;
-            state.reclaimed.extend(events.into_iter().map(|seq| (sink.clone(), seq)));
+            for event in events.iter().filter_map(|seq| state.event(*seq).cloned()).collect::<Vec<_>>() {
+                let of = event.replay.as_ref().map_or(event.seq, |replay| replay.of);
+                state.replays.push((Replay { sink: sink.clone(), of }, event, None));
+            }
             Ok(())
         })
         .await

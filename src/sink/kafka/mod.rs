@@ -56,7 +56,7 @@ pub use error::{Disposition, KafkaSinkError, MAX_ABANDONED};
 pub use message::{Common, Outgoing};
 pub use partition::partition_of;
 pub use proof::{Fault, Finding, MAX_FINDINGS, PartitionHeld, Proof, Question, SeqSet, TopicHeld, prove};
-pub use run::{KafkaSink, LastWriter, last_writer, run, run_on};
+pub use run::{KafkaSink, last_writer, run, run_on};
 pub use runner::Runner;
 pub use topics::TopicConfig;
 pub use verify::Stop;

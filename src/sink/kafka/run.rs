@@ -133,29 +133,17 @@ impl<F, B> KafkaSink<F, B> {
     }
 }
 
-/// Who wrote to a sink's cursor last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastWriter {
-    /// The cursor topic.
-    pub topic: String,
-    /// Another instance than ours.
-    pub owner: Uuid,
-    /// How many seconds ago.
-    pub seconds: i64,
-}
-
-/// The other instance that wrote to the sink's cursor within the last two lease times, if any. Fences nobody.
-pub async fn last_writer(
-    settings: Settings,
+/// The other instance that wrote to the sink's cursor within the last two lease times, if any, and how many seconds ago.
+/// Fences nobody.
+pub async fn last_writer<C: Cluster>(
+    cluster: &mut C,
     instance: Uuid,
     lease_ttl: Duration,
     now: OffsetDateTime,
-) -> Result<Option<LastWriter>, KafkaSinkError> {
-    let topic = settings.cursor_topic.clone();
-    let found = KafkaCluster::new(Arc::new(settings)).last_cursor().await?;
+) -> Result<Option<(Uuid, i64)>, KafkaSinkError> {
+    let found = cluster.last_cursor().await?;
     let owner = found.cursor.and_then(Result::ok).and_then(|cursor| cursor.owner);
-    let another = another_writer(Some(instance), owner, found.written_at, now, lease_ttl);
-    Ok(another.map(|(owner, seconds)| LastWriter { topic, owner, seconds }))
+    Ok(another_writer(Some(instance), owner, found.written_at, now, lease_ttl))
 }
 
 /// What outlives a producer.

@@ -94,12 +94,12 @@ where
     Box::pin(driver::run(sink, None)).await
 }
 
-/// As [`run`], over a transport of one's own.
-pub async fn run_on<F, B, D>(sink: WebhookSink<F, B, D>, transport: Transport) -> Result<(), WebhookSinkError>
+/// As [`run`], over a transport of one's own where there is one.
+pub async fn run_on<F, B, D>(sink: WebhookSink<F, B, D>, transport: Option<Transport>) -> Result<(), WebhookSinkError>
 where
     F: Feed,
     B: SinkBook,
     D: DeliveryBook,
 {
-    Box::pin(driver::run(sink, Some(transport))).await
+    Box::pin(driver::run(sink, transport)).await
 }
