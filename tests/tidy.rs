@@ -307,8 +307,9 @@ fn metrics_are_declared_in_one_module() {
     judge(&complaints, "metrics are declared in src/telemetry/metrics.rs alone");
 }
 
+/// A failpoint that nobody arms guards nothing.
 #[test]
-fn every_failpoint_is_listed_and_stands_once() {
+fn every_failpoint_is_listed_stands_once_and_is_armed_by_a_test() {
     let quoted = |text: &str, before: &str| -> Vec<String> {
         let names = text.split(before).skip(1).filter_map(|rest| rest.strip_prefix('"')?.split('"').next());
         names.filter(|name| name.contains("::")).map(str::to_owned).collect()
@@ -326,7 +327,11 @@ fn every_failpoint_is_listed_and_stands_once() {
         }
     }
     let mut complaints = Vec::new();
+    let tests: String = rust_files("tests").into_iter().map(|(_, text)| text).collect();
     for name in &listed {
+        if !tests.contains(&format!("\"{name}\"")) {
+            complaints.push(format!("{name} is armed by no test"));
+        }
         if standing.iter().filter(|other| *other == name).count() != 1 {
             complaints.push(format!("{name} is listed in src/failpoints.rs and does not stand in exactly one place"));
         }

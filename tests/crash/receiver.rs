@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -10,14 +11,18 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 
+use crate::canonical::Said;
 use crate::support::keeper;
+use crate::timeline;
 
 /// One attempt that reached the receiver.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// The `webhook-id`.
     pub id: String,
-    pub body: Bytes,
+    /// What its bytes say, or why they say nothing.
+    pub said: Result<Said, String>,
+    pub at: SystemTime,
     /// Whether the answer was 2xx.
     pub accepted: bool,
 }
@@ -27,6 +32,8 @@ struct Inner {
     attempts: Vec<Attempt>,
     times: HashMap<String, u32>,
     accepted: usize,
+    /// Deliveries that were accepted, by shard.
+    by_shard: HashMap<String, u64>,
 }
 
 /// The running receiver. Cheap to clone.
@@ -52,9 +59,18 @@ impl Receiver {
         format!("http://127.0.0.1:{}/hook", self.port)
     }
 
-    /// Everything until now, in order of arrival.
-    pub fn attempts(&self) -> Vec<Attempt> {
-        self.lock().attempts.clone()
+    /// Looks at everything until now, in order of arrival.
+    pub fn with_attempts<T>(&self, look: impl FnOnce(&[Attempt]) -> T) -> T {
+        look(&self.lock().attempts)
+    }
+
+    /// How many deliveries of a shard it has accepted.
+    pub fn accepted_of(&self, shard: u16) -> u64 {
+        self.lock().by_shard.get(&shard.to_string()).copied().unwrap_or_default()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How many events it has accepted at least once.
@@ -74,7 +90,9 @@ impl Receiver {
 }
 
 async fn take(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let Some(id) = headers.get("webhook-id").and_then(|id| id.to_str().ok()) else { return StatusCode::BAD_REQUEST };
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(id) = text("webhook-id") else { return StatusCode::BAD_REQUEST };
+    let said = Said::read(&body).map_err(|why| format!("{why}: {}", String::from_utf8_lossy(&body)));
     let mut inner = receiver.lock();
     let times = inner.times.entry(id.to_owned()).or_default();
     *times += 1;
@@ -82,6 +100,12 @@ async fn take(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes)
     let accepted = !(first && receiver.refuses(id));
     let newly = accepted && (first || *times == 2 && receiver.refuses(id));
     inner.accepted += usize::from(newly);
-    inner.attempts.push(Attempt { id: id.to_owned(), body, accepted });
-    if accepted { StatusCode::NO_CONTENT } else { StatusCode::INTERNAL_SERVER_ERROR }
+    inner.attempts.push(Attempt { id: id.to_owned(), said, at: timeline::now(), accepted });
+    if !accepted {
+        return StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    if let Some(shard) = text("standpipe-shard") {
+        *inner.by_shard.entry(shard.to_owned()).or_default() += 1;
+    }
+    StatusCode::NO_CONTENT
 }

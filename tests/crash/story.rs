@@ -13,6 +13,7 @@ use crate::faults::Fault;
 use crate::support::postgres::Stop;
 use crate::support::program::Daemon;
 use crate::support::wait::{hold, wait_for, wait_until};
+use crate::timeline::Timeline;
 use crate::world::{LEASE_TTL, SHARDS, World, metric};
 
 /// The promise is about 5 s; here everything else runs on the same machine, unoptimised.
@@ -21,6 +22,7 @@ const RECOVERS_WITHIN: Duration = Duration::from_secs(6);
 /// What happened.
 #[derive(Debug, Default)]
 pub struct Story {
+    pub timeline: Timeline,
     faults: BTreeMap<&'static str, usize>,
     /// From a kill -9 to the first delivery of the same instance to both sinks.
     recoveries: Vec<Duration>,
@@ -34,6 +36,7 @@ impl Story {
         println!("crash: {} …", fault.kind());
         let moment = Duration::from_millis(random.random_range(0..1500));
         still_running(world, moment).await;
+        self.timeline.strike(fault.kind().to_owned());
         match fault {
             Fault::Kill => self.kill(world, Vec::new()).await,
             Fault::KillAt(place) => self.kill_at(world, place, random.random_range(1..20)).await,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::Deserialize;
+use standpipe::event::LedgerId;
 
-use crate::oracle;
 use crate::receiver::Receiver;
 use crate::support::emitted::Emitted;
 use crate::support::kafka::{Isolation, Kafka, Message, More};
@@ -20,7 +20,7 @@ pub const SHARDS: u16 = 2;
 pub const LEASE_TTL: Duration = Duration::from_secs(8);
 /// What Sell itself does wrong all the while. Not `gone`: it takes history away from whoever reads, so that what has to
 /// arrive would depend on what had been recorded at that moment, which the oracle must not ask the program for.
-const FAULTS: [&str; 19] = [
+pub const FAULTS: [&str; 19] = [
     "empty-page=0.05",
     "short-page=0.1",
     "duplicate=0.05",
@@ -42,9 +42,9 @@ const FAULTS: [&str; 19] = [
     "skew=0.02",
 ];
 /// Less than two oversize events: a page with both is asked for again, by halves.
-const MAX_PAGE_BYTES: &str = "3MiB";
+pub const MAX_PAGE_BYTES: &str = "3MiB";
 /// Every event arrives whole: stubs are proven elsewhere.
-const BROKER: &str = "message.max.bytes=8388608\n";
+pub const BROKER: &str = "message.max.bytes=8388608\n";
 const DELIVERS_WITHIN: Duration = Duration::from_mins(1);
 
 /// A simulated company: events of one account in one dialect.
@@ -141,7 +141,7 @@ impl World {
     /// lost one be made up for by a later one.
     pub async fn wait_emitted(&self, events: usize) -> Vec<(&'static str, Emitted)> {
         wait_until("enough events are emitted", Duration::from_mins(10), async || {
-            oracle::emitted(&self.accounts).await.len() >= events
+            emitted(&self.accounts).await.len() >= events
         })
         .await;
         for account in &self.accounts {
@@ -149,7 +149,7 @@ impl World {
         }
         let mut before = 0;
         wait_for("the companies stand still", Duration::from_secs(30), async || {
-            let emitted = oracle::emitted(&self.accounts).await;
+            let emitted = emitted(&self.accounts).await;
             let still = std::mem::replace(&mut before, emitted.len()) == emitted.len();
             still.then_some(emitted)
         })
@@ -193,6 +193,17 @@ impl World {
         assert!(status.success(), "SIGTERM ended with {status}\n{}", self.daemon.process.log_tail());
     }
 
+    /// The ledger that the Kafka sink's cursor names.
+    pub async fn ledger_id(&self) -> LedgerId {
+        #[derive(Deserialize)]
+        struct Cursor {
+            ledger: LedgerId,
+        }
+        let cursors = self.kafka.read_committed(&format!("standpipe.{DEPLOYMENT}.crm.cursor")).await;
+        let last = cursors.last().expect("a cursor was committed");
+        serde_json::from_str::<Cursor>(last.body()).expect("a cursor is JSON and names its ledger").ledger
+    }
+
     /// Everything in the data topics, as a `read_committed` consumer sees it.
     pub async fn kafka_messages(&self) -> Vec<Message> {
         let mut messages = Vec::new();
@@ -203,7 +214,16 @@ impl World {
     }
 }
 
-fn name_of(fault: &str) -> &str {
+/// Everything that all accounts' simulators have emitted until now.
+async fn emitted(accounts: &[Account]) -> Vec<(&'static str, Emitted)> {
+    let mut all = Vec::new();
+    for account in accounts {
+        all.extend(account.simulator.emitted().await.into_iter().map(|event| (account.name, event)));
+    }
+    all
+}
+
+pub fn name_of(fault: &str) -> &str {
     fault.split('=').next().unwrap_or_default()
 }
 

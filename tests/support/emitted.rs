@@ -32,9 +32,19 @@ impl Emitted {
     }
 }
 
+/// Events of one answer: a long story would not fit into one.
+const PAGE: usize = 20_000;
+
 impl Simulator {
     /// Everything emitted until now, in order.
     pub async fn emitted(&self) -> Vec<Emitted> {
+        let mut all = Vec::new();
+        self.each_emitted(|event| all.push(event)).await;
+        all
+    }
+
+    /// The same, one after another.
+    pub async fn each_emitted(&self, mut take: impl FnMut(Emitted)) {
         #[derive(Deserialize)]
         struct Line {
             id: String,
@@ -44,16 +54,32 @@ impl Simulator {
             record_id: String,
             record: Box<RawValue>,
             previous: Option<Box<RawValue>>,
+            place: u64,
         }
-        let text = self.admin("emitted").await;
-        let lines = text.lines().filter(|line| !line.is_empty()).enumerate();
-        lines
-            .map(|(place, line)| {
+        let (mut after, mut count) = (0, 0);
+        loop {
+            let text = self.admin(&format!("emitted?after={after}&limit={PAGE}")).await;
+            let before = count;
+            for line in text.lines().filter(|line| !line.is_empty()) {
                 let line: Line = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-                let Line { id, event_type, timestamp, record_id, record, previous } = line;
+                let Line { id, event_type, timestamp, record_id, record, previous, place } = line;
                 let (record, previous) = (record.get().to_owned(), previous.map(|raw| raw.get().to_owned()));
-                Emitted { id, event_type, timestamp, record_id, record, previous, place }
-            })
-            .collect()
+                take(Emitted { id, event_type, timestamp, record_id, record, previous, place: count });
+                (after, count) = (place, count + 1);
+            }
+            if count - before < PAGE {
+                return;
+            }
+        }
+    }
+
+    /// How many events there are, the backlog included.
+    pub async fn count(&self) -> usize {
+        #[derive(Deserialize)]
+        struct Overview {
+            events: usize,
+        }
+        let overview: Overview = serde_json::from_str(&self.admin("").await).expect("the simulator prints JSON");
+        overview.events
     }
 }

@@ -29,6 +29,8 @@ pub struct Message {
     pub topic: String,
     pub partition: i32,
     pub offset: i64,
+    /// Its timestamp, in milliseconds.
+    pub at: i64,
     pub key: Option<String>,
     pub headers: Vec<(String, String)>,
     pub payload: Option<String>,
@@ -41,6 +43,10 @@ impl Message {
         let (_, value) = found.next().unwrap_or_else(|| panic!("no header {name} in {self:?}"));
         assert!(found.next().is_none(), "header {name} twice in {self:?}");
         value
+    }
+
+    pub fn has_header(&self, name: &str) -> bool {
+        self.headers.iter().any(|(key, _)| key == name)
     }
 
     /// The value, which must be there.
@@ -181,12 +187,7 @@ impl Kafka {
     }
 
     async fn kcat(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
-        let mut command = tokio::process::Command::new("kcat");
-        command.args(["-b", &self.brokers(), "-X", "socket.timeout.ms=10000", "-m", "10"]);
-        command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-        let out = tokio::time::timeout(Duration::from_mins(1), command.output());
-        let out = out.await.map_err(|_| "kcat did not end in 60 s")?.map_err(|error| format!("kcat: {error}"))?;
-        if out.status.success() { Ok(out.stdout) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+        kcat(&self.brokers(), arguments).await
     }
 
     async fn wait_ready(&self) {
@@ -195,7 +196,22 @@ impl Kafka {
     }
 }
 
-fn message(line: &[u8]) -> Result<Message, serde_json::Error> {
+/// What kcat prints.
+pub(super) async fn kcat(brokers: &str, arguments: &[&str]) -> Result<Vec<u8>, String> {
+    let out = tokio::time::timeout(Duration::from_mins(1), kcat_command(brokers, arguments).output());
+    let out = out.await.map_err(|_| "kcat did not end in 60 s")?.map_err(|error| format!("kcat: {error}"))?;
+    if out.status.success() { Ok(out.stdout) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+}
+
+pub(super) fn kcat_command(brokers: &str, arguments: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("kcat");
+    command.args(["-b", brokers, "-X", "socket.timeout.ms=10000", "-m", "10"]);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A line of `kcat -J`.
+pub(super) fn message(line: &[u8]) -> Result<Message, serde_json::Error> {
     #[derive(Deserialize)]
     struct Printed {
         topic: String,
@@ -205,6 +221,8 @@ fn message(line: &[u8]) -> Result<Message, serde_json::Error> {
         headers: Vec<String>,
         key: Option<String>,
         payload: Option<String>,
+        #[serde(default)]
+        ts: i64,
     }
     let printed: Printed = serde_json::from_slice(line)?;
     let mut parts = printed.headers.into_iter();
@@ -212,11 +230,11 @@ fn message(line: &[u8]) -> Result<Message, serde_json::Error> {
     while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
         headers.push((name, value));
     }
-    let Printed { topic, partition, offset, key, payload, .. } = printed;
-    Ok(Message { topic, partition, offset, key, headers, payload })
+    let Printed { topic, partition, offset, key, payload, ts: at, .. } = printed;
+    Ok(Message { topic, partition, offset, at, key, headers, payload })
 }
 
-fn launch(dir: &Path, jvm: &[&str]) -> Process {
+pub(super) fn launch(dir: &Path, jvm: &[&str]) -> Process {
     let mut command = java_with(jvm);
     command.arg("kafka.Kafka").arg(dir.join("server.properties")).current_dir(dir);
     Process::start("Kafka", &mut command, &dir.join("log"))
@@ -226,7 +244,7 @@ fn java() -> Command {
     java_with(JVM)
 }
 
-fn java_with(jvm: &[&str]) -> Command {
+pub(super) fn java_with(jvm: &[&str]) -> Command {
     let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/kafka/lib");
     assert!(jars.is_dir(), "Kafka's jars are not in {}; run tests/prepare", jars.display());
     let mut command = Command::new("java");

@@ -23,13 +23,16 @@ trap '' INT TERM HUP
 started() { local stat; read -r stat <"/proc/$1/stat" && set -- ${stat##*) } && echo "${20}"; }
 declare -A kept
 while read -r verb pid; do
-  case $verb in keep) kept[$pid]=$(started "$pid") ;; forget) unset "kept[$pid]" ;; esac
+  case $verb in keep) kept[$pid]=$(started "$pid"); ever+=("$pid") ;; forget) unset "kept[$pid]" ;; esac
 done
 for pid in "${!kept[@]}"; do
   [ -n "${kept[$pid]}" ] && [ "$(started "$pid")" = "${kept[$pid]}" ] || continue
   children=$(pgrep -P "$pid")
   kill -KILL "$pid" $children
 done
+# What a preloaded clock (faketime) shares between processes, and the small disks.
+for pid in "${ever[@]}"; do rm -f "/dev/shm/faketime_shm_$pid" "/dev/shm/sem.faketime_sem_$pid"; done
+while read -r _ at _; do case $at in "$1"/*) umount -l "$at" ;; esac; done </proc/mounts
 if [ -z "$STANDPIPE_TEST_KEEP" ]; then
   for try in 1 2 3 4 5; do rm -rf "$1" && break; sleep 0.2; done
 fi

@@ -48,6 +48,7 @@ pub struct Postgres {
     dir: PathBuf,
     port: u16,
     settings: &'static [&'static str],
+    environment: Vec<(String, String)>,
     process: Process,
     databases: AtomicU32,
 }
@@ -66,8 +67,12 @@ impl Postgres {
 
     /// The same with settings of one's own.
     pub async fn start_with(settings: &'static [&'static str]) -> Self {
+        Self::start_at(keeper::directory("postgres"), settings, Vec::new()).await
+    }
+
+    /// The same in an empty directory of one's choice, with variables in its environment.
+    pub async fn start_at(dir: PathBuf, settings: &'static [&'static str], environment: Vec<(String, String)>) -> Self {
         let bin = newest_bin();
-        let dir = keeper::directory("postgres");
         if is_root() {
             run(Command::new("chown").arg("nobody").arg(&dir));
         }
@@ -78,8 +83,8 @@ impl Postgres {
             .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
             .current_dir(&dir));
         let port = keeper::free_port();
-        let process = launch(&bin, &dir, port, settings);
-        let server = Self { bin, dir, port, settings, process, databases: AtomicU32::new(0) };
+        let process = launch(&bin, &dir, port, settings, &environment);
+        let server = Self { bin, dir, port, settings, environment, process, databases: AtomicU32::new(0) };
         server.wait_ready().await;
         server
     }
@@ -109,34 +114,27 @@ impl Postgres {
 
     /// A streaming standby of this server, on a port of its own.
     pub async fn standby(&self) -> Self {
-        let dir = keeper::directory("standby");
+        self.standby_at(keeper::directory("standby"), self.port).await
+    }
+
+    /// The same in an empty directory of one's choice, streaming from a port that leads to this server.
+    pub async fn standby_at(&self, dir: PathBuf, through: u16) -> Self {
         if is_root() {
             run(Command::new("chown").arg("nobody").arg(&dir));
         }
         run(as_unprivileged(&self.bin.join("pg_basebackup"))
-            .args([
-                "-h",
-                "127.0.0.1",
-                "-U",
-                "postgres",
-                "-p",
-                &self.port.to_string(),
-                "-R",
-                "-X",
-                "stream",
-                "-c",
-                "fast",
-            ])
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &through.to_string(), "-R", "-X", "stream", "-c", "fast"])
             .arg("-D")
             .arg(dir.join("data"))
             .current_dir(&dir));
         let port = keeper::free_port();
-        let process = launch(&self.bin, &dir, port, self.settings);
+        let process = launch(&self.bin, &dir, port, self.settings, &self.environment);
         let server = Self {
             bin: self.bin.clone(),
             dir,
             port,
             settings: self.settings,
+            environment: self.environment.clone(),
             process,
             databases: AtomicU32::new(1_000),
         };
@@ -179,9 +177,34 @@ impl Postgres {
         self.process.wait_ended(Duration::from_secs(30)).await;
     }
 
+    /// kill -9 of all its processes.
+    pub async fn kill(&mut self) {
+        // Stopped first, so that it starts no further child meanwhile.
+        let mut frozen = self.freeze();
+        let pids = std::mem::take(&mut frozen.pids);
+        for pid in &pids {
+            kill_process(*pid, Signal::KILL).ok();
+        }
+        self.process.kill();
+        wait_until("every process of PostgreSQL is gone", Duration::from_secs(10), async || {
+            pids[1..].iter().all(|pid| rustix::process::test_kill_process(*pid).is_err())
+        })
+        .await;
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.ended().is_some()
+    }
+
+    /// How often its log says something.
+    pub fn said(&self, words: &str) -> usize {
+        std::fs::read_to_string(self.process.log_path()).unwrap_or_default().matches(words).count()
+    }
+
     /// Starts it again after [`Postgres::stop`].
     pub async fn start_again(&mut self) {
-        self.process = launch(&self.bin, &self.dir, self.port, self.settings);
+        self.process = launch(&self.bin, &self.dir, self.port, self.settings, &self.environment);
         self.wait_ready().await;
     }
 
@@ -230,8 +253,16 @@ impl Drop for Frozen {
     }
 }
 
-fn launch(bin: &Path, dir: &Path, port: u16, settings: &[&str]) -> Process {
-    let mut command = as_unprivileged(&bin.join("postgres"));
+fn launch(bin: &Path, dir: &Path, port: u16, settings: &[&str], environment: &[(String, String)]) -> Process {
+    let program = bin.join("postgres");
+    let mut command = if environment.is_empty() {
+        as_unprivileged(&program)
+    } else {
+        // Only the server itself is to have them: whoever becomes another user before it would leave traces as root.
+        let mut command = as_unprivileged(Path::new("/usr/bin/env"));
+        command.args(environment.iter().map(|(name, value)| format!("{name}={value}"))).arg(program);
+        command
+    };
     command.arg("-D").arg(dir.join("data")).arg("-k").arg(dir).arg("-p").arg(port.to_string()).current_dir(dir);
     command.args(["-c", "listen_addresses=127.0.0.1"]);
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));

@@ -155,6 +155,10 @@ impl Simulator {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// From now on so many events a second.
     pub async fn set_rate(&self, rate: u32) {
         let url = format!("{}/_simulator/rate", self.url());
