@@ -37,5 +37,6 @@ pub mod embedded;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
 pub mod http;
+pub mod passthrough;
 pub mod simulator;
 pub mod telemetry;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 const STAGES: [&str; 4] = ["source", "ledger", "route", "sink"];
-const SIDE_DOORS: [&str; 4] = ["admin", "console", "embedded", "simulator"];
+const SIDE_DOORS: [&str; 5] = ["admin", "console", "embedded", "passthrough", "simulator"];
 const WIRING: [&str; 2] = ["app", "cli"];
 const MAX_LINES: usize = 600;
 

@@ -1,70 +1,153 @@
-//! Who may look: API keys, compared in constant time by their hashes; without any, loopback alone is served.
+//! Who may ask: API keys, compared in constant time by their hashes; without any, this machine alone is served.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
+use super::failures::Failures;
 use crate::config::{KeyConfig, Scope, SecretError};
+use crate::event::AccountName;
 
-/// The keys that open one part of the server. Cheap to clone.
+/// The keys of the server. Cheap to clone.
 #[derive(Clone)]
-pub struct Gate {
-    keys: Arc<[(Vec<Scope>, [u8; 32])]>,
-    needs: Scope,
+pub struct Keys(Arc<Inner>);
+
+struct Inner {
+    keys: Vec<(Arc<Key>, [u8; 32])>,
+    failures: Failures,
 }
 
-impl std::fmt::Debug for Gate {
+#[derive(Debug)]
+struct Key {
+    name: String,
+    allow: Vec<Scope>,
+    accounts: Vec<AccountName>,
+}
+
+impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Gate({} keys, needs {:?})", self.keys.len(), self.needs)
+        write!(f, "Keys({})", self.0.keys.len())
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller(Option<Arc<Key>>);
+
+impl Caller {
+    /// The key's name; `local` where none is needed.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.as_ref().map_or("local", |key| &key.name)
+    }
+
+    /// Whether it may do what needs a scope.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        self.0.as_ref().is_none_or(|key| key.allow.iter().any(|given| *given == scope || *given == Scope::Admin))
+    }
+
+    /// Whether it may do so for an account.
+    #[must_use]
+    pub fn reaches(&self, account: &AccountName) -> bool {
+        self.0.as_ref().is_none_or(|key| key.accounts.is_empty() || key.accounts.contains(account))
     }
 }
 
 /// Why a request is turned away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No key, or one that is not known: 401.
+    #[error("an API key is needed: Authorization: Bearer KEY")]
     Unknown,
     /// A known key without the scope: 403.
+    #[error("this API key is not allowed to do that")]
     Beyond,
-    /// Not from loopback while no keys are configured: 403.
+    /// Not from this machine while no keys are configured: 403.
+    #[error("without [server.keys] only this machine is served, and no page of a browser; configure a key")]
     NotLocal,
+    /// Too many failed tries from there: 429.
+    #[error("too many failed tries from this address: later")]
+    TooMany,
+}
+
+impl Refused {
+    /// The status that says it.
+    #[must_use]
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::Unknown => StatusCode::UNAUTHORIZED,
+            Self::Beyond | Self::NotLocal => StatusCode::FORBIDDEN,
+            Self::TooMany => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+}
+
+impl Keys {
+    /// Reads the secrets of the configured keys.
+    pub fn new<'a>(keys: impl IntoIterator<Item = (&'a String, &'a KeyConfig)>) -> Result<Self, SecretError> {
+        let keys = keys
+            .into_iter()
+            .map(|(name, key)| {
+                let hash = Sha256::digest(key.token.read()?.expose_secret()).into();
+                let key = Key { name: name.clone(), allow: key.allow.clone(), accounts: key.accounts.clone() };
+                Ok((Arc::new(key), hash))
+            })
+            .collect::<Result<_, SecretError>>()?;
+        Ok(Self(Arc::new(Inner { keys, failures: Failures::default() })))
+    }
+
+    /// Says who asks from `peer`. A failed try is answered late, and later each time ([`Failures`]).
+    ///
+    /// A key comes as `Bearer KEY`, or as the password of `Basic` so that a browser can ask for it.
+    pub async fn admit(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Caller, Refused> {
+        let peer = peer.to_canonical();
+        if self.0.keys.is_empty() {
+            return if peer.is_loopback() && is_local(headers) { Ok(Caller(None)) } else { Err(Refused::NotLocal) };
+        }
+        let turn = self.0.failures.turn(peer).ok_or(Refused::TooMany)?;
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let Some(given) = authorization.and_then(key_in) else { return Err(Refused::Unknown) };
+        if let Some(key) = self.find(&given) {
+            return Ok(Caller(Some(key)));
+        }
+        turn.failed().await;
+        Err(Refused::Unknown)
+    }
+
+    /// Every key is compared, and each in full: the time tells nothing.
+    fn find(&self, given: &[u8]) -> Option<Arc<Key>> {
+        let given: [u8; 32] = Sha256::digest(given).into();
+        let mut found = None;
+        for (key, hash) in &self.0.keys {
+            let difference = hash.iter().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
+            if difference == 0 {
+                found = Some(key.clone());
+            }
+        }
+        found
+    }
+}
+
+/// The keys that open one part of the server.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    keys: Keys,
+    needs: Scope,
 }
 
 impl Gate {
     /// A gate that lets keys with `needs` or `admin` pass.
-    pub fn new<'a>(keys: impl Iterator<Item = &'a KeyConfig>, needs: Scope) -> Result<Self, SecretError> {
-        let keys = keys
-            .map(|key| Ok((key.allow.clone(), Sha256::digest(key.token.read()?.expose_secret()).into())))
-            .collect::<Result<_, SecretError>>()?;
-        Ok(Self { keys, needs })
-    }
-
-    /// Decides about a request from `peer` that carries this `Authorization` header.
-    ///
-    /// A key comes as `Bearer KEY`, or as the password of `Basic` so that a browser can ask for it.
-    pub fn admit(&self, peer: IpAddr, authorization: Option<&str>) -> Result<(), Refused> {
-        if self.keys.is_empty() {
-            return if peer.to_canonical().is_loopback() { Ok(()) } else { Err(Refused::NotLocal) };
-        }
-        let given: [u8; 32] = Sha256::digest(authorization.and_then(key_in).ok_or(Refused::Unknown)?).into();
-        // Every key is compared, and each in full: the time tells nothing.
-        let mut found = None;
-        for (scopes, hash) in self.keys.iter() {
-            let difference = hash.iter().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
-            if difference == 0 {
-                found = Some(scopes);
-            }
-        }
-        let scopes = found.ok_or(Refused::Unknown)?;
-        let allowed = scopes.iter().any(|scope| *scope == self.needs || *scope == Scope::Admin);
-        if allowed { Ok(()) } else { Err(Refused::Beyond) }
+    #[must_use]
+    pub const fn new(keys: Keys, needs: Scope) -> Self {
+        Self { keys, needs }
     }
 
     /// The gate as axum's middleware.
@@ -74,12 +157,31 @@ impl Gate {
         request: Request,
         next: Next,
     ) -> Response {
-        let authorization = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        match gate.admit(peer.ip(), authorization) {
-            Ok(()) => next.run(request).await,
+        match gate.keys.admit(peer.ip(), request.headers()).await {
+            Ok(caller) if caller.may(gate.needs) => next.run(request).await,
+            Ok(_) => Refused::Beyond.into_response(),
             Err(refused) => refused.into_response(),
         }
     }
+}
+
+/// Whether a request to a server without keys comes from a program on this machine: not through a proxy in front of us, and
+/// not from a page in somebody's browser, which reaches loopback too (and whose name may have been made to point there).
+fn is_local(headers: &HeaderMap) -> bool {
+    let text = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let forwarded = headers.contains_key(header::FORWARDED) || headers.contains_key("x-forwarded-for");
+    let host = text(header::HOST).is_none_or(names_loopback);
+    let origin = text(header::ORIGIN)
+        .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, host)| names_loopback(host)));
+    !forwarded && host && origin
+}
+
+fn names_loopback(authority: &str) -> bool {
+    let Ok(uri) = authority.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default();
+    let literal = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || literal.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 fn key_in(authorization: &str) -> Option<Vec<u8>> {
@@ -97,15 +199,8 @@ fn key_in(authorization: &str) -> Option<Vec<u8>> {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let (status, title) = match self {
-            Self::Unknown => (StatusCode::UNAUTHORIZED, "an API key is needed: Authorization: Bearer KEY"),
-            Self::Beyond => (StatusCode::FORBIDDEN, "this API key is not allowed to do that"),
-            Self::NotLocal => (
-                StatusCode::FORBIDDEN,
-                "without [server.keys] only loopback is served; configure a key to look from elsewhere",
-            ),
-        };
-        let body = serde_json::json!({ "type": "about:blank", "title": title, "status": status.as_u16() });
+        let status = self.status();
+        let body = serde_json::json!({ "type": "about:blank", "title": self.to_string(), "status": status.as_u16() });
         let mut response = (status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
@@ -121,34 +216,77 @@ impl IntoResponse for Refused {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
     use crate::config::Secret;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    fn gate(scopes: &[Scope]) -> Gate {
-        let key = KeyConfig { token: Secret::value("s3cret-key"), allow: scopes.to_vec(), accounts: Vec::new() };
-        Gate::new([&key].into_iter(), Scope::EventsRead).unwrap()
+    fn keys(scopes: &[Scope]) -> Keys {
+        let accounts = vec![AccountName::from("acme")];
+        let key = KeyConfig { token: Secret::value("s3cret-key"), allow: scopes.to_vec(), accounts };
+        Keys::new([(&"ci".to_owned(), &key)]).unwrap()
     }
 
-    #[test]
-    fn without_keys_only_loopback_is_served() {
-        let gate = Gate::new(std::iter::empty(), Scope::EventsRead).unwrap();
-        assert_eq!(gate.admit(HERE, None), Ok(()));
-        assert_eq!(gate.admit("::ffff:127.0.0.1".parse().unwrap(), None), Ok(()));
-        assert_eq!(gate.admit(ELSEWHERE, None), Err(Refused::NotLocal));
+    fn with(name: &'static str, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(header::HeaderName::from_static(name), HeaderValue::from_static(value))])
     }
 
-    #[test]
-    fn with_keys_everyone_needs_one_that_reaches_so_far() {
-        let reader = gate(&[Scope::EventsRead]);
-        assert_eq!(reader.admit(HERE, None), Err(Refused::Unknown));
-        assert_eq!(reader.admit(HERE, Some("Bearer wrong")), Err(Refused::Unknown));
-        assert_eq!(reader.admit(ELSEWHERE, Some("Bearer s3cret-key")), Ok(()));
+    #[tokio::test]
+    async fn without_keys_only_programs_on_this_machine_are_served() {
+        let keys = Keys::new([]).unwrap();
+        let none = HeaderMap::new();
+        let caller = keys.admit(HERE, &none).await.unwrap();
+        assert!(caller.may(Scope::PassthroughWrite) && caller.reaches(&AccountName::from("any")));
+        assert!(keys.admit("::ffff:127.0.0.1".parse().unwrap(), &none).await.is_ok());
+        assert_eq!(keys.admit(ELSEWHERE, &none).await.unwrap_err(), Refused::NotLocal);
+        for (name, value, served) in [
+            ("host", "localhost:8080", true),
+            ("host", "127.0.0.1:8080", true),
+            ("host", "[::1]:8080", true),
+            ("host", "rebound.example:8080", false),
+            ("origin", "http://localhost:3000", true),
+            ("origin", "https://evil.example", false),
+            ("origin", "null", false),
+            ("x-forwarded-for", "192.0.2.1", false),
+            ("forwarded", "for=192.0.2.1", false),
+        ] {
+            assert_eq!(keys.admit(HERE, &with(name, value)).await.is_ok(), served, "{name}: {value}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_keys_everyone_needs_one_that_reaches_so_far() {
+        let reader = keys(&[Scope::EventsRead]);
+        assert_eq!(reader.admit(HERE, &HeaderMap::new()).await.unwrap_err(), Refused::Unknown);
+        assert_eq!(reader.admit(HERE, &with("authorization", "Bearer wrong")).await.unwrap_err(), Refused::Unknown);
+        let caller = reader.admit(ELSEWHERE, &with("authorization", "Bearer s3cret-key")).await.unwrap();
+        assert!(caller.may(Scope::EventsRead) && !caller.may(Scope::PassthroughRead));
+        assert!(caller.reaches(&AccountName::from("acme")) && !caller.reaches(&AccountName::from("other")));
+        assert_eq!(caller.name(), "ci");
         // base64 of "browser:s3cret-key"
-        assert_eq!(reader.admit(ELSEWHERE, Some("Basic YnJvd3NlcjpzM2NyZXQta2V5")), Ok(()));
-        assert_eq!(gate(&[Scope::PassthroughRead]).admit(HERE, Some("Bearer s3cret-key")), Err(Refused::Beyond));
-        assert_eq!(gate(&[Scope::Admin]).admit(HERE, Some("Bearer s3cret-key")), Ok(()));
+        assert!(reader.admit(ELSEWHERE, &with("authorization", "Basic YnJvd3NlcjpzM2NyZXQta2V5")).await.is_ok());
+        let admin = keys(&[Scope::Admin]).admit(HERE, &with("authorization", "bearer s3cret-key")).await.unwrap();
+        assert!(admin.may(Scope::PassthroughWrite));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_tries_are_answered_later_and_later_and_only_so_many_at_once() {
+        let keys = keys(&[Scope::Admin]);
+        let wrong = with("authorization", "Bearer wrong");
+        let begun = tokio::time::Instant::now();
+        for _ in 0..6 {
+            assert_eq!(keys.admit(ELSEWHERE, &wrong).await.unwrap_err(), Refused::Unknown);
+        }
+        assert!(begun.elapsed() >= std::time::Duration::from_secs(7), "{:?}", begun.elapsed());
+        // The right key is not made to wait for it, nor is another address.
+        let at = tokio::time::Instant::now();
+        keys.admit(ELSEWHERE, &with("authorization", "Bearer s3cret-key")).await.unwrap();
+        assert_eq!(at.elapsed(), std::time::Duration::ZERO);
+        let many = futures_util::future::join_all((0..20).map(|_| keys.admit(ELSEWHERE, &wrong))).await;
+        let too_many = many.iter().filter(|told| matches!(told, Err(Refused::TooMany))).count();
+        assert_eq!(too_many, 12);
     }
 }

@@ -1,5 +1,6 @@
-//! The HTTP side of running: `/livez`, `/readyz` and `/metrics` on `server.metrics_listen`.
+//! The HTTP side of running: who may ask, and `/livez`, `/readyz` and `/metrics` on `server.metrics_listen`.
 
+mod failures;
 mod keys;
 mod serve;
 
@@ -11,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-pub use keys::{Gate, Refused};
+pub use keys::{Caller, Gate, Keys, Refused};
 pub use serve::serve;
 
 /// What the endpoints show; `app` provides it, so that this module needs nothing of the pipe.

@@ -5,21 +5,44 @@ use axum::middleware;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use tokio::sync::watch;
+
 use super::Program;
 use super::health::Health;
 use super::overview;
-use crate::admin::Gate;
+use super::run::Settings;
+use crate::admin::{Gate, Keys};
+use crate::config::Scope;
 use crate::console::{self, EventLine, Overview, Provide};
-use crate::event::Seq;
+use crate::event::{AccountName, Seq};
 use crate::ledger::Ledger;
+use crate::passthrough;
+use crate::sell::Vendor;
 
 /// How many of the newest events the page shows, for each shard.
 const NEWEST: u32 = 12;
 
-/// The router of `server.listen`, behind its gate.
-pub(super) fn router(program: &Program, ledger: &Ledger, health: &Health, gate: Gate) -> Router {
+/// The router of `server.listen`: what shows the pipe behind one gate, and the door, which asks for keys itself.
+pub(super) fn router(
+    program: &Program,
+    ledger: &Ledger,
+    health: &Health,
+    settings: watch::Receiver<Arc<Settings>>,
+    keys: &Keys,
+) -> Router {
     let provider = Provider { program: program.clone(), ledger: ledger.clone(), health: health.clone() };
-    console::router(Arc::new(provider)).layer(middleware::from_fn_with_state(gate, Gate::middleware))
+    let gate = Gate::new(keys.clone(), Scope::EventsRead);
+    console::router(Arc::new(provider))
+        .layer(middleware::from_fn_with_state(gate, Gate::middleware))
+        .merge(passthrough::router(Arc::new(Accounts(settings)), keys.clone()))
+}
+
+struct Accounts(watch::Receiver<Arc<Settings>>);
+
+impl passthrough::Vendors for Accounts {
+    fn vendor(&self, account: &AccountName) -> Option<Vendor> {
+        self.0.borrow().vendors().get(account).cloned()
+    }
 }
 
 struct Provider {

@@ -20,9 +20,9 @@ use super::stages::StageError;
 use super::tasks::{Ended, Tasks};
 use super::vitals::ProgramVitals;
 use super::{pages, signals};
-use crate::admin::{self, Gate};
+use crate::admin::{self, Keys};
 use crate::clock::Clock;
-use crate::config::{Config, Scope, SecretError, SinkKind};
+use crate::config::{Config, SecretError, SinkKind};
 use crate::event::{AccountName, SinkName};
 use crate::ledger::OwnerBook as _;
 use crate::route::Rules;
@@ -182,7 +182,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
     health.note("start", Readiness::Unready, "starting");
     let metrics_listener = listen("metrics_listen", config.server.metrics_listen).await?;
     let listener = listen("listen", config.server.listen).await?;
-    let gate = Gate::new(config.server.keys.values(), Scope::EventsRead)?;
+    let keys = Keys::new(&config.server.keys)?;
     let settings = Arc::new(Settings::new(config.clone(), program.rules.clone(), &program.clock)?);
     let sources = SourceStatus::default();
 
@@ -205,7 +205,9 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
     let result = match opened {
         None => Ok(()),
         Some(opened) => {
-            let pages = pages::router(&program, &opened.ledger, &health, gate);
+            // Of a program that is never reloaded only the first are ever seen.
+            let current = program.reloads.clone().unwrap_or_else(|| watch::channel(settings.clone()).1);
+            let pages = pages::router(&program, &opened.ledger, &health, current, &keys);
             spawn_server(&mut servers, "listener", listener, pages, &doors);
             let watchdog = signals::feed_watchdog(|| Ok(()), doors.clone());
             servers.spawn("watchdog", async move {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::output::{line, printable};
 use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
-use crate::config::{Config, DialectChoice, LedgerUrl, Order, SinkConfig, SinkKind};
+use crate::config::{Config, DialectChoice, KeyConfig, LedgerUrl, Order, SinkConfig, SinkKind};
 use crate::event::ports::Dialect;
 use crate::route::never_emitted;
 
@@ -31,6 +31,8 @@ struct Report {
     shards: u16,
     accounts: Vec<AccountReport>,
     sinks: Vec<SinkReport>,
+    /// Who may use console and passthrough; none = programs on this machine alone.
+    keys: Vec<KeyReport>,
     warnings: Vec<String>,
     /// What was asked outside; none with `--offline`.
     outside: Option<Vec<Finding>>,
@@ -44,6 +46,14 @@ struct AccountReport {
     streams: Vec<String>,
     events: Vec<String>,
     guarantee: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct KeyReport {
+    key: String,
+    allow: Vec<&'static str>,
+    /// None = every account.
+    accounts: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,8 +115,17 @@ fn report(ready: &Ready) -> Report {
             })
             .collect(),
         sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink, config.audit.enabled)).collect(),
+        keys: config.server.keys.iter().map(|(name, key)| key_report(name, key)).collect(),
         warnings,
         outside: None,
+    }
+}
+
+fn key_report(name: &str, key: &KeyConfig) -> KeyReport {
+    KeyReport {
+        key: name.to_owned(),
+        allow: key.allow.iter().map(|scope| scope.as_str()).collect(),
+        accounts: key.accounts.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -202,6 +221,18 @@ fn text(report: &Report) -> String {
         if let Some(audit) = sink.audit {
             say(format_args!("  audit: {audit}"));
         }
+    }
+    if report.keys.is_empty() {
+        say(format_args!(
+            "\nconsole and passthrough: open to programs on this machine, to nobody else (no [server.keys])"
+        ));
+    }
+    for key in &report.keys {
+        let accounts = match key.accounts.as_slice() {
+            [] => "every account".to_owned(),
+            accounts => format!("accounts {}", accounts.join(" ")),
+        };
+        say(format_args!("\nkey {}: {}, {accounts}", key.key, key.allow.join(" ")));
     }
     for warning in &report.warnings {
         let lines: Vec<String> = warning.lines().map(printable).collect();

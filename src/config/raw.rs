@@ -127,7 +127,7 @@ impl Default for RawChannels {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawServer {
-    /// Console and admin API. Without any key only a loopback address is served.
+    /// Console and passthrough. Without any key only programs on this machine are served.
     pub listen: AddressText,
     /// `/metrics`, `/livez` and `/readyz`.
     pub metrics_listen: AddressText,

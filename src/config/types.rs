@@ -104,7 +104,7 @@ pub struct ChannelsConfig {
 /// `[server]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
-    /// Console and admin API.
+    /// Console and passthrough.
     pub listen: SocketAddr,
     /// `/metrics`, `/livez`, `/readyz`.
     pub metrics_listen: SocketAddr,
@@ -134,6 +134,19 @@ pub enum Scope {
     EventsRead,
     /// Everything.
     Admin,
+}
+
+impl Scope {
+    /// As it is configured.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PassthroughRead => "passthrough:read",
+            Self::PassthroughWrite => "passthrough:write",
+            Self::EventsRead => "events:read",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// `[accounts.NAME]`

@@ -152,6 +152,16 @@ impl Budget {
         taken.map(|elapsed| self.slot(elapsed, priority))
     }
 
+    /// How long until the limits alone would let another request pass; those who wait before it are not counted.
+    #[must_use]
+    pub fn full_for(&self, priority: Priority) -> Duration {
+        let mut state = self.lock();
+        let elapsed = state.since.elapsed();
+        state
+            .full_until(elapsed, priority > Priority::Firehose)
+            .map_or(Duration::ZERO, |until| until.saturating_sub(elapsed))
+    }
+
     fn slot(&self, elapsed: Duration, priority: Priority) -> Slot {
         Slot { budget: self.clone(), elapsed, others: priority > Priority::Firehose }
     }
@@ -181,16 +191,22 @@ impl State {
     fn take(&mut self, now: Instant, priority: Priority) -> Result<Duration, Instant> {
         let elapsed = now.duration_since(self.since);
         let others = priority > Priority::Firehose;
-        let mut windows: Vec<&mut Window> =
-            [&mut self.minute, &mut self.hour].into_iter().chain(self.second.as_mut()).collect();
-        let wait = windows.iter_mut().filter_map(|window| window.full_until(elapsed, others)).max();
-        if let Some(wait) = wait {
+        if let Some(wait) = self.full_until(elapsed, others) {
             return Err(self.since + wait);
         }
-        for window in windows {
+        for window in self.windows() {
             window.add(elapsed, others);
         }
         Ok(elapsed)
+    }
+
+    /// When there may be room again, where there is none now.
+    fn full_until(&mut self, elapsed: Duration, others: bool) -> Option<Duration> {
+        self.windows().filter_map(|window| window.full_until(elapsed, others)).max()
+    }
+
+    fn windows(&mut self) -> impl Iterator<Item = &mut Window> {
+        [&mut self.minute, &mut self.hour].into_iter().chain(self.second.as_mut())
     }
 
     fn wake_first(&self) {
@@ -213,8 +229,7 @@ impl Slot {
     /// The request is not made after all.
     pub fn give_back(self) {
         let mut state = self.budget.lock();
-        let state = &mut *state;
-        for window in [&mut state.minute, &mut state.hour].into_iter().chain(state.second.as_mut()) {
+        for window in state.windows() {
             window.take_back(self.elapsed, self.others);
         }
         state.wake_first();

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,7 @@ use super::auth::{Authorizer, Bearer, Refresh, RefreshRequest, refused_refresh};
 use super::budget::{Budget, Limits, Priority, Slot};
 use super::error::{SellDisposition, SellError, excerpt};
 use crate::clock::Clock;
-use crate::config::AccountConfig;
+use crate::config::{AccountConfig, DialectChoice};
 use crate::event::AccountName;
 use crate::event::ports::Dialect;
 use crate::http::Transport;
@@ -29,14 +29,15 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(15);
 
 /// One account's way to the vendor. Cheap to clone; all clones share connections, token and budget.
 #[derive(Clone)]
-pub struct Vendor(Arc<Inner>);
+pub struct Vendor(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     account: AccountName,
     origin: Url,
-    http: Transport,
-    authorizer: Authorizer,
+    pub(super) http: Transport,
+    pub(super) authorizer: Authorizer,
     budget: Budget,
+    dialect: Mutex<Option<Dialect>>,
     requests_per_minute: Option<u32>,
     requests_per_hour: Option<u32>,
     max_page_bytes: u64,
@@ -113,6 +114,10 @@ impl Vendor {
             http,
             authorizer: Authorizer::new(config.auth.clone()),
             budget: Budget::new(account.as_str(), limits),
+            dialect: Mutex::new(match config.dialect {
+                DialectChoice::Fixed(dialect) => Some(dialect),
+                DialectChoice::Auto => None,
+            }),
             requests_per_minute: config.requests_per_minute,
             requests_per_hour: config.requests_per_hour,
             max_page_bytes: config.max_page_bytes,
@@ -144,7 +149,20 @@ impl Vendor {
 
     /// Sets the budget to the limits of the dialect that the account speaks.
     pub fn speaks(&self, dialect: Dialect) {
+        *self.0.dialect.lock().unwrap_or_else(PoisonError::into_inner) = Some(dialect);
         self.0.budget.set_limits(self.limits(dialect));
+    }
+
+    /// The dialect that it speaks, where that is configured or was found out.
+    #[must_use]
+    pub fn dialect(&self) -> Option<Dialect> {
+        *self.0.dialect.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where everything goes; nothing below it but the configured path.
+    #[must_use]
+    pub fn origin(&self) -> &Url {
+        &self.0.origin
     }
 
     /// Whether the configured credential was changed since the vendor last refused it.
@@ -205,27 +223,36 @@ impl Vendor {
         most: u64,
         request: reqwest::RequestBuilder,
     ) -> Result<Answer, SellError> {
+        let told = match self.execute(api, slot, request).await {
+            Ok(response) => self.read(response, most).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &told {
+            tracing::debug!(account = %self.0.account, api, %error, "the vendor gave no usable answer");
+        }
+        told
+    }
+
+    /// Sends a request and gives the head of the answer.
+    pub(super) async fn execute(
+        &self,
+        api: &'static str,
+        slot: Slot,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Response, SellError> {
         // From here on it counts, whatever comes of it.
         drop(slot);
         let sent = match request.build() {
             Ok(request) => self.0.http.execute(request).await,
             Err(error) => Err(error),
         };
-        let told = match sent {
-            Ok(response) => {
-                let status = response.status();
-                self.count(api, class(status));
-                self.read(response, most).await
-            }
-            Err(source) => {
-                self.count(api, if source.is_timeout() { "timeout" } else { "error" });
-                Err(SellError::Unreachable { source: source.without_url() })
-            }
+        let class = match &sent {
+            Ok(response) => class(response.status()),
+            Err(error) if error.is_timeout() => "timeout",
+            Err(_) => "error",
         };
-        if let Err(error) = &told {
-            tracing::debug!(account = %self.0.account, api, %error, "the vendor gave no usable answer");
-        }
-        told
+        self.count(api, class);
+        sent.map_err(|source| SellError::Unreachable { source: source.without_url() })
     }
 
     fn count(&self, api: &'static str, class: &'static str) {

@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod error;
 mod firehose;
+mod forward;
 #[cfg(test)]
 mod tests;
 pub mod wire;
@@ -18,3 +19,4 @@ pub use check::{CheckReport, check};
 pub use client::{Answer, Call, Vendor};
 pub use error::{SellDisposition, SellError};
 pub use firehose::{Poll, StreamListed, page, page_limit};
+pub use forward::Forward;

@@ -66,6 +66,10 @@ pub mod values {
     pub const ATTEMPT_CLASSES: [&str; 7] = ["2xx", "3xx", "4xx", "5xx", "timeout", "refused", "error"];
     /// `status_class` of `vendor_requests_total`.
     pub const VENDOR_CLASSES: [&str; 6] = ["2xx", "3xx", "4xx", "5xx", "timeout", "error"];
+    /// `api` of `vendor_requests_total`.
+    pub const VENDOR_APIS: [&str; 5] = ["firehose", "oauth", "core", "search", "sync"];
+    /// `outcome` of `passthrough_requests_total`.
+    pub const PASSTHROUGH_OUTCOMES: [&str; 4] = ["answered", "refused", "throttled", "unanswered"];
     /// `window` of `vendor_budget_remaining`.
     pub const BUDGET_WINDOWS: [&str; 2] = ["minute", "hour"];
 }
@@ -148,6 +152,10 @@ metrics! {
         "Requests to the vendor, by API and answer.";
     Gauge VENDOR_BUDGET_REMAINING = "standpipe_vendor_budget_remaining" ["account", "window"]
         "Requests left in the account's budget, per minute and per hour.";
+    Counter PASSTHROUGH_REQUESTS_TOTAL = "standpipe_passthrough_requests_total" ["account", "outcome"]
+        "Requests at the passthrough: answered by the vendor, refused, throttled by the budget, unanswered.";
+    Histogram PASSTHROUGH_SECONDS = "standpipe_passthrough_seconds" ["account"]
+        "Time from a request at the passthrough to the head of its answer.";
     Gauge SHARD_OWNED = "standpipe_shard_owned" ["shard"]
         "1 while this replica owns the shard.";
     Counter GAPS_TOTAL = "standpipe_gaps_total" ["reason"]

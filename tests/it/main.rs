@@ -13,6 +13,7 @@ mod ground;
 mod kafka;
 mod ledger;
 mod operate;
+mod passthrough;
 mod proof;
 mod rehydrate;
 mod source;

@@ -103,9 +103,14 @@ impl Daemon {
         http::get(&format!("http://127.0.0.1:{}/livez", self.port)).await.map(|(status, _)| status)
     }
 
+    /// Where console and passthrough are.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.listen)
+    }
+
     /// The page at `/console`; none while nobody listens.
     pub async fn console(&self) -> Option<String> {
-        http::get(&format!("http://127.0.0.1:{}/console", self.listen)).await.map(|(_, body)| body)
+        http::get(&(self.url() + "/console")).await.map(|(_, body)| body)
     }
 
     pub async fn metrics(&self) -> Option<String> {

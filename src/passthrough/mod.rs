@@ -1,0 +1,207 @@
+//! The door: `/sell/{account}/{v2|v3}/…` lends the account's connection to other programs, for its Core, Search and Sync
+//! APIs. Requests and answers pass unchanged but for credentials, what belongs to one hop, and links that would lead past
+//! the door; the streams' share of the account's budget stays theirs.
+
+mod body;
+mod headers;
+mod links;
+mod refusal;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::routing::any;
+use rand::RngExt as _;
+use tokio::time::Instant;
+
+use self::headers::BadHeader;
+use self::links::Door;
+use self::refusal::Refusal;
+use self::target::Target;
+use crate::admin::{Caller, Keys, Refused};
+use crate::config::Scope;
+use crate::event::AccountName;
+use crate::event::ports::Dialect;
+use crate::sell::{Forward, Priority, SellError, Vendor};
+use crate::telemetry::metrics::{PASSTHROUGH_REQUESTS_TOTAL, PASSTHROUGH_SECONDS};
+
+/// A caller over its share of the budget waits so long for it (design.md section 8).
+const BUDGET_WAIT: Duration = Duration::from_secs(2);
+/// From the request's head to the answer's, all tries included. Below the listener's own bound.
+const ANSWER_WITHIN: Duration = Duration::from_secs(27);
+/// Tries of a request that may be repeated.
+const TRIES: u32 = 3;
+/// Between two tries, at random up to this, twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where the door finds the accounts: `app` provides it.
+pub trait Vendors: Send + Sync + 'static {
+    /// An account's way to its vendor, as it is configured now.
+    fn vendor(&self, account: &AccountName) -> Option<Vendor>;
+}
+
+struct Passthrough {
+    vendors: Arc<dyn Vendors>,
+    keys: Keys,
+}
+
+/// The router of the door; it asks for keys itself, since what a key may do depends on the request.
+pub fn router(vendors: Arc<dyn Vendors>, keys: Keys) -> Router {
+    Router::new()
+        .route("/sell", any(answer))
+        .route("/sell/{*target}", any(answer))
+        .with_state(Arc::new(Passthrough { vendors, keys }))
+}
+
+async fn answer(
+    State(door): State<Arc<Passthrough>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response<Body> {
+    let begun = Instant::now();
+    let path = request.uri().path();
+    let target = Target::parse(path);
+    let vendor = target.as_ref().ok().and_then(|target| door.vendors.vendor(&target.account));
+    let dialect = vendor.as_ref().and_then(Vendor::dialect).unwrap_or(if path.contains("/v2/") {
+        Dialect::Live
+    } else {
+        Dialect::Reference
+    });
+    let told = async {
+        let caller = door.keys.admit(peer.ip(), request.headers()).await.map_err(refused)?;
+        let target = target.map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", why.to_string()))?;
+        pass(caller, target, vendor.clone(), request, begun + ANSWER_WITHIN).await
+    };
+    let (outcome, response) = match told.await {
+        Ok(response) => ("answered", response),
+        Err(refusal) => {
+            tracing::debug!(status = refusal.status.as_u16(), code = refusal.code, "the door answers by itself");
+            (refusal.outcome(), refusal.answer(dialect))
+        }
+    };
+    // Only of accounts that are configured: a label must not be what a stranger made up.
+    if let Some(vendor) = &vendor {
+        let account = || vendor.account().to_string();
+        metrics::counter!(PASSTHROUGH_REQUESTS_TOTAL, "account" => account(), "outcome" => outcome).increment(1);
+        metrics::histogram!(PASSTHROUGH_SECONDS, "account" => account()).record(begun.elapsed());
+    }
+    response
+}
+
+async fn pass(
+    caller: Caller,
+    target: Target,
+    vendor: Option<Vendor>,
+    request: Request,
+    deadline: Instant,
+) -> Result<Response<Body>, Refusal> {
+    let method = request.method().clone();
+    if matches!(method, Method::CONNECT | Method::TRACE) {
+        return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this method does not pass"));
+    }
+    let reads = target.is_read(&method);
+    let scope = if reads { Scope::PassthroughRead } else { Scope::PassthroughWrite };
+    if !caller.may(scope) || !caller.reaches(&target.account) {
+        return Err(refused(Refused::Beyond));
+    }
+    let Some(vendor) = vendor else {
+        let why = format!("no account is called {:?} here", target.account.as_str());
+        return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", why));
+    };
+    let headers = headers::up(request.headers()).map_err(|bad| match bad {
+        BadHeader::Underscore => {
+            Refusal::new(StatusCode::BAD_REQUEST, "bad_request", "a header's name holds `_`: write `-`")
+        }
+        BadHeader::Encoded => {
+            let why = "the body is compressed, which the vendor does not promise to take: send it plain";
+            Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", why)
+        }
+    })?;
+    let door = Door::new(vendor.origin(), ours(request.headers(), &target.account));
+    let api = target.api().as_str();
+    let audited = (!reads).then(|| format!("/{}", target.segments.join("/")));
+    let query = request.uri().query().map(str::to_owned);
+    let forward = Forward {
+        api,
+        method,
+        segments: target.segments,
+        slash: target.slash,
+        query,
+        headers,
+        body: body::up(request.into_body()).await?,
+    };
+    let told = tokio::time::timeout_at(deadline, tries(&vendor, &forward)).await.unwrap_or_else(|_| {
+        Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "the vendor gave no answer in time"))
+    });
+    if let Some(path) = audited {
+        // Neither query nor body: they hold what people wrote.
+        let status = told.as_ref().map_or_else(|refusal| refusal.status, reqwest::Response::status).as_u16();
+        tracing::info!(key = caller.name(), account = %vendor.account(), method = %forward.method, path, status, "a write passed the door");
+    }
+    let answer = told?;
+    let down = headers::down(answer.headers(), vendor.origin(), &door);
+    body::down(answer, down, door, forward.method == Method::HEAD)
+}
+
+/// Asks, again where that is safe and may help.
+async fn tries(vendor: &Vendor, forward: &Forward) -> Result<reqwest::Response, Refusal> {
+    let repeats = matches!(forward.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS);
+    let mut pause = FIRST_PAUSE;
+    let mut left = if repeats { TRIES } else { 1 };
+    loop {
+        left -= 1;
+        let budget = vendor.budget();
+        let Ok(slot) = tokio::time::timeout(BUDGET_WAIT, budget.take(Priority::Passthrough)).await else {
+            let wait = budget.full_for(Priority::Passthrough).max(Duration::from_secs(1));
+            let why = "the account's budget of requests is used up but for what its streams need";
+            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", why).retry_after(wait));
+        };
+        let told = vendor.forward(forward, slot).await;
+        let again = match &told {
+            Ok(answer) => matches!(answer.status().as_u16(), 502..=504),
+            Err(error) => matches!(error, SellError::Unreachable { .. }),
+        };
+        if !again || left == 0 {
+            return told.map_err(|error| unanswered(&error));
+        }
+        tokio::time::sleep(pause.mul_f64(crate::chance::rng().random_range(0.0..=1.0))).await;
+        pause *= 2;
+    }
+}
+
+fn unanswered(error: &SellError) -> Refusal {
+    tracing::warn!(error = error as &dyn std::error::Error, "a request at the door got no answer from the vendor");
+    let (code, why) = match error {
+        SellError::Unreachable { .. } => ("bad_gateway", "the vendor is out of reach"),
+        _ => ("unauthorized_account", "the account's own credential cannot be used: `standpipe check` says why"),
+    };
+    Refusal::new(StatusCode::BAD_GATEWAY, code, why)
+}
+
+fn refused(why: Refused) -> Refusal {
+    let code = match why {
+        Refused::Unknown => "unauthenticated",
+        Refused::Beyond | Refused::NotLocal => "not_authorized",
+        Refused::TooMany => "rate_limit",
+    };
+    Refusal::new(why.status(), code, why.to_string())
+}
+
+/// What stands before `/v2/…` for this caller: the address by which it came to us.
+fn ours(headers: &HeaderMap, account: &AccountName) -> String {
+    let text = |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let host = text(headers.get(header::HOST)).unwrap_or_default();
+    let scheme = text(headers.get("x-forwarded-proto")).filter(|scheme| scheme == "https");
+    match host.parse::<axum::http::uri::Authority>() {
+        Ok(host) => format!("{}://{host}/sell/{account}", scheme.as_deref().unwrap_or("http")),
+        Err(_) => format!("/sell/{account}"),
+    }
+}

@@ -1,0 +1,340 @@
+//! The door between callers who try things and a vendor that does too.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tower::ServiceExt as _;
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, MockServer, Request as Seen, ResponseTemplate};
+
+use super::*;
+use crate::clock::Clock;
+use crate::config::{AccountConfig, Auth, DedupeBy, DialectChoice, KeyConfig, OnGap, Secret, StreamStart};
+
+/// Nothing that a caller gets or the vendor gets may hold the other's.
+const TOKEN: &str = "vendor-token-canary-7d1f";
+const KEY: &str = "caller-key-canary-93ab";
+
+struct One(HashMap<AccountName, Vendor>);
+
+impl Vendors for One {
+    fn vendor(&self, account: &AccountName) -> Option<Vendor> {
+        self.0.get(account).cloned()
+    }
+}
+
+fn config(base_url: String, dialect: DialectChoice) -> AccountConfig {
+    AccountConfig {
+        base_url,
+        dialect,
+        auth: Auth::Token(Secret::value(TOKEN)),
+        streams: vec!["*".to_owned()],
+        events: vec!["*".to_owned()],
+        dedupe_by: DedupeBy::Id,
+        start: StreamStart::Tail,
+        history: Duration::from_hours(72),
+        on_gap: OnGap::Continue,
+        poll_interval: Duration::from_secs(5),
+        page_limit: 100,
+        max_page_bytes: 4_096,
+        requests_per_minute: Some(60),
+        requests_per_hour: Some(3_600),
+    }
+}
+
+fn vendor(base_url: String, dialect: DialectChoice) -> Vendor {
+    Vendor::new(&"acme".into(), &config(base_url, dialect), Clock::system()).unwrap()
+}
+
+fn door(vendor: Vendor, allow: &[Scope]) -> Router {
+    let key =
+        KeyConfig { token: Secret::value(KEY), allow: allow.to_vec(), accounts: vec!["acme".into(), "gone".into()] };
+    let keys = Keys::new([(&"ci".to_owned(), &key)]).unwrap();
+    let vendors = [("acme".into(), vendor.clone()), ("other".into(), vendor)];
+    router(Arc::new(One(vendors.into())), keys)
+}
+
+fn live(server: &MockServer) -> Router {
+    door(vendor(server.uri(), DialectChoice::Fixed(Dialect::Live)), &[Scope::PassthroughRead, Scope::PassthroughWrite])
+}
+
+fn request(method: &str, target: &str, body: impl Into<Body>) -> Request {
+    let request = axum::http::Request::builder()
+        .method(method)
+        .uri(target)
+        .header("host", "door.example:8080")
+        .header("authorization", format!("Bearer {KEY}"));
+    request.body(body.into()).unwrap()
+}
+
+async fn ask(door: &Router, mut request: Request) -> (StatusCode, HeaderMap, Result<String, String>) {
+    request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 4))));
+    let response = door.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 64 * 1024 * 1024).await;
+    let body = body.map(|body| String::from_utf8_lossy(&body).into_owned()).map_err(|error| error.to_string());
+    let all = format!("{:?} {body:?}", head.headers);
+    assert!(!all.contains(TOKEN) && !all.contains(KEY), "{all}");
+    (head.status, head.headers, body)
+}
+
+async fn get(door: &Router, target: &str) -> (StatusCode, HeaderMap, Result<String, String>) {
+    ask(door, request("GET", target, Body::empty())).await
+}
+
+#[tokio::test]
+async fn requests_and_answers_pass_as_they_are_and_credentials_do_not() {
+    let server = MockServer::start().await;
+    let links = format!(r#"{{"items":[],"meta":{{"links":{{"next_page":"{}/v2/deals?page=2"}}}}}}"#, server.uri());
+    let answer = ResponseTemplate::new(201)
+        .set_body_raw(links, "application/json; charset=utf-8")
+        .insert_header("set-cookie", "session=1")
+        .insert_header("x-request-id", "logref");
+    Mock::given(method("POST")).and(path("/v2/deals/a%20b/")).respond_with(answer).mount(&server).await;
+    let mut asked =
+        request("POST", "/sell/acme/v2/deals/a%20b/?sort_by=name:desc&ids=1%2C2", r#"{"data":{"name":"é"}}"#);
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("cookie", "a=b"),
+        ("x-api-key", KEY),
+        ("user-agent", "basecrm/1.2"),
+        ("connection", "close, x-basecrm-device-uuid"),
+        ("x-basecrm-device-uuid", "d"),
+        ("x-forwarded-for", "10.0.0.1"),
+    ] {
+        asked.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    let (status, headers, body) = ask(&live(&server), asked).await;
+    assert_eq!(status, 201);
+    assert_eq!(
+        body.unwrap(),
+        r#"{"items":[],"meta":{"links":{"next_page":"http://door.example:8080/sell/acme/v2/deals?page=2"}}}"#
+    );
+    assert!(!headers.contains_key("set-cookie") && !headers.contains_key("standpipe-error"));
+    assert_eq!(headers["x-request-id"], "logref");
+
+    let seen = &server.received_requests().await.unwrap()[0];
+    assert_eq!(seen.url.query(), Some("sort_by=name:desc&ids=1%2C2"));
+    assert_eq!(seen.body, r#"{"data":{"name":"é"}}"#.as_bytes());
+    assert_eq!(seen.headers["authorization"], format!("Bearer {TOKEN}"));
+    assert_eq!(seen.headers["user-agent"], "basecrm/1.2");
+    assert_eq!(seen.headers["accept-encoding"], "identity");
+    for gone in ["cookie", "x-api-key", "x-basecrm-device-uuid", "x-forwarded-for"] {
+        assert!(!seen.headers.contains_key(gone), "{gone}");
+    }
+    assert!(!format!("{seen:?}").contains(KEY));
+}
+
+#[tokio::test]
+async fn a_key_does_what_it_is_allowed_to_where_it_is_allowed_to() {
+    let server = MockServer::start().await;
+    Mock::given(|_: &Seen| true).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let vendor = vendor(server.uri(), DialectChoice::Fixed(Dialect::Live));
+    let reader = door(vendor.clone(), &[Scope::PassthroughRead]);
+    let writer = door(vendor.clone(), &[Scope::PassthroughWrite]);
+    let watcher = door(vendor, &[Scope::EventsRead]);
+    let told =
+        async |door: &Router, method: &str, target: &str| ask(door, request(method, target, Body::empty())).await.0;
+    assert_eq!(told(&reader, "GET", "/sell/acme/v2/deals").await, 200);
+    assert_eq!(told(&reader, "POST", "/sell/acme/v3/deals/search").await, 200);
+    assert_eq!(told(&reader, "POST", "/sell/acme/v2/deals").await, 403);
+    assert_eq!(told(&reader, "POST", "/sell/acme/v2/sync/start").await, 403);
+    assert_eq!(told(&writer, "POST", "/sell/acme/v2/deals").await, 200);
+    assert_eq!(told(&writer, "GET", "/sell/acme/v2/deals").await, 403);
+    assert_eq!(told(&watcher, "GET", "/sell/acme/v2/deals").await, 403);
+    assert_eq!(told(&reader, "GET", "/sell/other/v2/deals").await, 403, "not its account");
+    assert_eq!(told(&reader, "GET", "/sell/unknown/v2/deals").await, 403, "whether there is one is not told either");
+    assert_eq!(told(&reader, "GET", "/sell/gone/v2/deals").await, 404);
+    assert_eq!(told(&writer, "TRACE", "/sell/acme/v2/deals").await, 405);
+    let mut stranger = request("GET", "/sell/acme/v2/deals", Body::empty());
+    stranger.headers_mut().insert("authorization", HeaderValue::from_static("Bearer guessed"));
+    let (status, headers, body) = ask(&reader, stranger).await;
+    assert_eq!((status, headers["standpipe-error"].to_str().unwrap()), (StatusCode::UNAUTHORIZED, "unauthenticated"));
+    let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
+    assert_eq!(body["errors"][0]["error"]["code"], "unauthenticated");
+    assert_eq!(body["meta"]["http_status"], "401 Unauthorized");
+    assert_eq!(server.received_requests().await.unwrap().len(), 3, "what is refused never reaches the vendor");
+}
+
+#[tokio::test]
+async fn what_is_ambiguous_or_leads_elsewhere_is_refused_in_the_form_of_the_dialect() {
+    let server = MockServer::start().await;
+    let door = door(vendor(server.uri(), DialectChoice::Fixed(Dialect::Reference)), &[Scope::Admin]);
+    for target in
+        ["/sell/acme/v3/../oauth2/token", "/sell/acme/v3/%2e%2e/oauth2/token", "/sell/acme/oauth2/token", "/sell"]
+    {
+        let (status, _, body) = get(&door, target).await;
+        assert_eq!(status, 400, "{target}");
+        let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
+        assert_eq!(body["error"]["code"], 400, "{target}: {body}");
+    }
+    let mut underscored = request("GET", "/sell/acme/v3/deals", Body::empty());
+    underscored.headers_mut().insert("x_forwarded_for", HeaderValue::from_static("1"));
+    assert_eq!(ask(&door, underscored).await.0, 400);
+    let mut packed = request("POST", "/sell/acme/v3/deals", "bomb");
+    packed.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
+    assert_eq!(ask(&door, packed).await.0, 415);
+    let long = request("POST", "/sell/acme/v3/deals", vec![b' '; body::MOST_UP + 1]);
+    assert_eq!(ask(&door, long).await.0, 413);
+    assert_eq!(server.received_requests().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_a_place_elsewhere_is_not_told() {
+    let (server, elsewhere) = (MockServer::start().await, MockServer::start().await);
+    let away = ResponseTemplate::new(302).insert_header("location", format!("{}/v2/deals", elsewhere.uri()));
+    Mock::given(path("/v2/away")).respond_with(away).mount(&server).await;
+    let within = ResponseTemplate::new(301).insert_header("location", "/v2/deals/7");
+    Mock::given(path("/v2/within")).respond_with(within).mount(&server).await;
+    let door = live(&server);
+    let (status, headers, _) = get(&door, "/sell/acme/v2/away").await;
+    assert_eq!((status, headers.get("location")), (StatusCode::FOUND, None));
+    let (status, headers, _) = get(&door, "/sell/acme/v2/within").await;
+    assert_eq!(status, 301);
+    assert_eq!(headers["location"], "http://door.example:8080/sell/acme/v2/deals/7");
+    assert_eq!(elsewhere.received_requests().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn what_may_be_repeated_is_tried_again_and_nothing_else() {
+    let server = MockServer::start().await;
+    let bad = Mock::given(path("/v2/deals")).respond_with(ResponseTemplate::new(503));
+    bad.up_to_n_times(2).mount(&server).await;
+    Mock::given(path("/v2/deals")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let door = live(&server);
+    assert_eq!(get(&door, "/sell/acme/v2/deals").await.0, 200);
+    assert_eq!(server.received_requests().await.unwrap().len(), 3);
+    server.reset().await;
+    Mock::given(path("/v2/deals"))
+        .respond_with(ResponseTemplate::new(503).set_body_string("busy"))
+        .mount(&server)
+        .await;
+    let (status, headers, body) = ask(&door, request("POST", "/sell/acme/v2/deals", "{}")).await;
+    assert_eq!((status, body.unwrap().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "busy"));
+    assert!(!headers.contains_key("standpipe-error"), "it is the vendor's own");
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn over_its_share_of_the_budget_a_caller_waits_two_seconds_and_hears_when() {
+    let server = MockServer::start().await;
+    Mock::given(|_: &Seen| true).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let vendor = vendor(server.uri(), DialectChoice::Fixed(Dialect::Reference));
+    let door = door(vendor.clone(), &[Scope::Admin]);
+    let asked = (0..50).map(|_| get(&door, "/sell/acme/v3/deals"));
+    let begun = Instant::now();
+    let told = futures_util::future::join_all(asked).await;
+    let good = told.iter().filter(|told| told.0 == 200).count();
+    assert_eq!(good, 42, "70 % of 60 a minute");
+    assert_eq!(server.received_requests().await.unwrap().len(), good);
+    assert!(begun.elapsed() >= BUDGET_WAIT);
+    for (status, headers, body) in told.into_iter().filter(|told| told.0 != 200) {
+        assert_eq!(status, 429);
+        let wait: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((55..=62).contains(&wait), "{wait}");
+        assert!(body.unwrap().contains(r#""code":429"#));
+    }
+    assert!(vendor.budget().try_take(Priority::Firehose).is_some(), "the streams' share is theirs");
+}
+
+/// A vendor of raw bytes: each connection gets `answer`; then it stays open.
+async fn raw(answer: Vec<Vec<u8>>) -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let kept = Mutex::new(Vec::new());
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).await.unwrap_or_default();
+            for piece in answer.iter().filter(|_| read > 0) {
+                if stream.write_all(piece).await.is_err() {
+                    break;
+                }
+            }
+            kept.lock().unwrap().push(stream);
+        }
+    });
+    (uri, tasks)
+}
+
+async fn ask_raw(answer: Vec<Vec<u8>>) -> (StatusCode, HeaderMap, Result<String, String>) {
+    let (uri, _tasks) = raw(answer).await;
+    let door = door(vendor(uri, DialectChoice::Fixed(Dialect::Live)), &[Scope::Admin]);
+    ask(&door, request("POST", "/sell/acme/v2/deals", "{}")).await
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_asked_to_be_compressed_is_refused() {
+    let bomb = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\ncontent-length: 4\r\n\r\n\x1f\x8b\x08\x00";
+    let (status, _, body) = ask_raw(vec![bomb.to_vec()]).await;
+    assert_eq!(status, 502);
+    assert!(body.unwrap().contains("compressed"));
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_bound_is_refused_or_cut() {
+    let told = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body::MOST_DOWN + 1);
+    assert_eq!(ask_raw(vec![told.into_bytes()]).await.0, 502);
+    let mebibyte = [b"100000\r\n".to_vec(), vec![b'x'; 1 << 20], b"\r\n".to_vec()].concat();
+    let mut endless = vec![b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec()];
+    endless.extend(std::iter::repeat_n(mebibyte, 40));
+    let (status, _, body) = ask_raw(endless).await;
+    assert_eq!(status, 200);
+    assert!(body.is_err(), "it ends early, and says so");
+}
+
+/// A vendor in memory that takes forever, with the head of its answer or with the rest of it: real sockets and paused time do
+/// not go together.
+struct Stalled {
+    in_head: bool,
+}
+
+impl crate::http::Server for Stalled {
+    fn answer(&self, _: reqwest::Request) -> BoxFuture<'static, Result<reqwest::Response, reqwest::Error>> {
+        if self.in_head {
+            return std::future::pending().boxed();
+        }
+        let first = futures_util::stream::iter([Ok::<_, std::io::Error>("abc")]);
+        let body = reqwest::Body::wrap_stream(first.chain(futures_util::stream::pending()));
+        std::future::ready(Ok(Response::new(body).into())).boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vendor_that_stands_still_is_given_up() {
+    for (in_head, expected, seconds) in [(true, StatusCode::GATEWAY_TIMEOUT, 27), (false, StatusCode::OK, 15)] {
+        let client = crate::http::client_builder().build().unwrap();
+        let config = config("http://localhost".to_owned(), DialectChoice::Fixed(Dialect::Live));
+        let transport = crate::http::Transport::Memory(client, Arc::new(Stalled { in_head }));
+        let vendor = Vendor::over(&"acme".into(), &config, Clock::system(), transport).unwrap();
+        let begun = Instant::now();
+        let (status, _, body) = get(&door(vendor, &[Scope::Admin]), "/sell/acme/v2/deals").await;
+        assert_eq!((status, begun.elapsed().as_secs()), (expected, seconds));
+        assert_eq!(body.is_ok(), in_head, "a body that ends early says so");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_stands_still_is_given_up() {
+    let server = MockServer::start().await;
+    let slow = Body::from_stream(futures_util::stream::pending::<std::io::Result<axum::body::Bytes>>());
+    let begun = Instant::now();
+    assert_eq!(ask(&live(&server), request("POST", "/sell/acme/v2/deals", slow)).await.0, 408);
+    assert_eq!(begun.elapsed().as_secs(), 15);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_the_vendors_answer() {
+    let server = MockServer::start().await;
+    Mock::given(|_: &Seen| true).respond_with(ResponseTemplate::new(401).set_body_string("no")).mount(&server).await;
+    let (status, headers, body) = get(&live(&server), "/sell/acme/v2/deals").await;
+    assert_eq!((status, body.unwrap().as_str()), (StatusCode::UNAUTHORIZED, "no"));
+    assert!(!headers.contains_key("standpipe-error"));
+}
