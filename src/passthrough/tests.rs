@@ -283,9 +283,10 @@ async fn an_answer_beyond_the_bound_is_refused_or_cut() {
     let told = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body::MOST_DOWN + 1);
     assert_eq!(ask_raw(vec![told.into_bytes()]).await.0, 502);
     let mebibyte = [b"100000\r\n".to_vec(), vec![b'x'; 1 << 20], b"\r\n".to_vec()].concat();
-    let mut endless = vec![b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec()];
-    endless.extend(std::iter::repeat_n(mebibyte, 40));
-    let (status, _, body) = ask_raw(endless).await;
+    let mut long = vec![b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_vec()];
+    long.extend(std::iter::repeat_n(mebibyte, 40));
+    long.push(b"0\r\n\r\n".to_vec());
+    let (status, _, body) = ask_raw(long).await;
     assert_eq!(status, 200);
     assert!(body.is_err(), "it ends early, and says so");
 }
