@@ -6,6 +6,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use reqwest::{Client, Request, Response};
 
+/// How the program names itself to servers.
+pub const USER_AGENT: &str = concat!("standpipe/", env!("CARGO_PKG_VERSION"));
+
 /// A client that follows no redirect, uses no proxy from the environment, speaks TLS by rustls with ring, verified
 /// by the machine's own roots, and names itself `standpipe/<version>`.
 ///
@@ -14,10 +17,7 @@ use reqwest::{Client, Request, Response};
 pub fn client_builder() -> reqwest::ClientBuilder {
     // The first caller installs the provider for the process; that it is there already is what we want.
     drop(rustls::crypto::ring::default_provider().install_default());
-    reqwest::Client::builder()
-        .user_agent(concat!("standpipe/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
+    reqwest::Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none()).no_proxy()
 }
 
 /// Where requests go: over the network, or, in a simulation, to servers in memory. Everything before (address, headers,

@@ -12,15 +12,18 @@ pub(super) fn set_sent(sent: bool) {
     SENT.store(sent, Ordering::Relaxed);
 }
 
-/// Makes a span part of an event's trace, as a child of the span that its `traceparent` names. Does nothing, at the
-/// price of one load, where no collector is configured.
-pub fn adopt(span: &tracing::Span, traceparent: &str) {
-    if SENT.load(Ordering::Relaxed)
-        && let Some(context) = context(traceparent)
-    {
+/// A span in an event's trace, as a child of the span that its `traceparent` names. Where no collector is configured it
+/// is not even made, at the price of one load: nobody else looks at it.
+pub fn of_event(traceparent: &str, span: impl FnOnce() -> tracing::Span) -> tracing::Span {
+    if !SENT.load(Ordering::Relaxed) {
+        return tracing::Span::none();
+    }
+    let span = span();
+    if let Some(context) = context(traceparent) {
         // Refused only where the span has begun already or is filtered out: it stays as it is.
         drop(span.set_parent(opentelemetry::Context::new().with_remote_span_context(context)));
     }
+    span
 }
 
 fn context(traceparent: &str) -> Option<SpanContext> {

@@ -160,6 +160,9 @@ impl Client {
         self.producer.begin_transaction().map_err(|error| self.doubt("begin_transaction failed", error, begun))?;
         fail::fail_point!("kafka::after_begin");
         let deadline = begun + TRANSACTION_TIMEOUT;
+        // All at once, and before the first one: the poll thread counts them down meanwhile. A producer that stops in the
+        // middle is given up, and its count with it.
+        self.reports.outstanding.fetch_add(transaction.messages.len() + 1, Ordering::AcqRel);
         for message in &transaction.messages {
             let mut headers = OwnedHeaders::new_with_capacity(10 + message.user.len());
             message.headers(&self.common, |key, value| {
@@ -212,20 +215,15 @@ impl Client {
     ) -> Result<(), KafkaSinkError> {
         let mut record = record;
         loop {
-            self.reports.outstanding.fetch_add(1, Ordering::AcqRel);
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if Instant::now() < deadline =>
                 {
-                    self.reports.outstanding.fetch_sub(1, Ordering::AcqRel);
                     record = back;
                     std::thread::park_timeout(Duration::from_millis(1));
                 }
-                Err((error, _)) => {
-                    self.reports.outstanding.fetch_sub(1, Ordering::AcqRel);
-                    return Err(self.doubt("a message could not be produced", error, begun));
-                }
+                Err((error, _)) => return Err(self.doubt("a message could not be produced", error, begun)),
             }
         }
     }

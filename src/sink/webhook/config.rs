@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use hyper::Uri;
+use hyper::header::HeaderValue;
 use reqwest::Url;
-use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::guard::{Guard, Refused};
@@ -13,6 +14,9 @@ use crate::config::{Secret, SecretError, WebhookConfig};
 /// Where to and signed with what: read together, so that an attempt never mixes two states of the files.
 pub struct Endpoint {
     url: Url,
+    origin: Uri,
+    target: Uri,
+    host: HeaderValue,
     authorization: Option<HeaderValue>,
     keys: Keys,
     refused: Option<Refused>,
@@ -89,13 +93,38 @@ impl Endpoint {
             Err(Refused::Scheme) => return Err(EndpointError::Url),
             judged => judged.err(),
         };
-        Ok(Self { url, authorization, keys, refused })
+        // Without user, and without a port that goes without saying; path and query as they are spelled, without a fragment.
+        let origin = url.origin().ascii_serialization();
+        let host = origin.split_once("://").and_then(|(_, host)| HeaderValue::from_str(host).ok());
+        let target = url.path().to_owned() + &url.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let (Ok(origin), Ok(target), Some(host)) = (Uri::try_from(origin), Uri::try_from(target), host) else {
+            return Err(EndpointError::Url);
+        };
+        Ok(Self { url, origin, target, host, authorization, keys, refused })
     }
 
     /// Where to, without the password.
     #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// What is dialled: scheme, host and port.
+    #[must_use]
+    pub const fn origin(&self) -> &Uri {
+        &self.origin
+    }
+
+    /// What is asked for there: path and query.
+    #[must_use]
+    pub const fn target(&self) -> &Uri {
+        &self.target
+    }
+
+    /// The value of the header `host`.
+    #[must_use]
+    pub const fn host(&self) -> &HeaderValue {
+        &self.host
     }
 
     /// Basic authorization, where the URL held a user.

@@ -1,6 +1,7 @@
 //! The loop of one (sink, shard).
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::config::SinkStart;
 use crate::event::ports::{Decision, Feed, LedgerError, NewDeadLetter, SinkBook, SinkRow, SinkState};
 use crate::event::{Batch, DeliveryBook, Recorded, Seq};
 use crate::http::Transport;
-use crate::telemetry::trace::adopt;
+use crate::telemetry::trace;
 
 /// How often the loop looks at slow attempts and at its clock.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -252,6 +253,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.sink.stop.clone();
+        let mut stopped = pin!(stop.cancelled());
         let ended = loop {
             // Rows first: a claim must find them as this state has them.
             self.write().await?;
@@ -259,7 +261,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break Ended::Stopped,
+                () = &mut stopped => break Ended::Stopped,
                 _ = looks.tick() => {
                     if let Some(target) = self.look().await? {
                         break Ended::Sought(target);
@@ -484,8 +486,10 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             self.breaker.begin_probe();
         }
         let (sender, endpoint) = (self.sender.clone(), Arc::clone(&self.endpoint));
-        let span = info_span!(parent: None, "attempt", sink = %self.sink.name, seq = %start.seq);
-        adopt(&span, start.message.traceparent());
+        let span = trace::of_event(
+            start.message.traceparent(),
+            || info_span!(parent: None, "attempt", sink = %self.sink.name, seq = %start.seq),
+        );
         let attempt = async move {
             let began = Instant::now();
             fail::fail_point!("webhook::before_send");

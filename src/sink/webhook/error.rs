@@ -34,7 +34,7 @@ pub(super) enum Standing {
     Endpoint(#[from] EndpointError),
     /// The HTTP client cannot be made.
     #[error("the HTTP client cannot be made")]
-    Client(#[source] reqwest::Error),
+    Client(#[source] std::io::Error),
     /// The sink was away longer than events are kept.
     #[error(
         "the sink stands at {cursor}, and the oldest event kept is {oldest}: `standpipe sinks seek NAME oldest` goes on \

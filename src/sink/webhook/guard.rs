@@ -1,12 +1,15 @@
 //! The guard against requests to places that an event must not reach: whatever the URL or the name server says, the
 //! address that is dialled has been looked at (server-side request forgery, DNS rebinding).
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
+use hyper_util::client::legacy::connect::dns::Name;
 use ipnet::IpNet;
 use reqwest::Url;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Why an address is not dialled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,13 +102,20 @@ impl Guard {
 }
 
 /// Every connect asks here, and what is dialled is what was looked at: no second lookup lies between.
-impl Resolve for Guard {
-    fn resolve(&self, name: Name) -> Resolving {
+impl tower::Service<Name> for Guard {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let guard = self.clone();
         Box::pin(async move {
             let addresses = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let addresses = guard.resolved(name.as_str(), addresses)?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            Ok(guard.resolved(name.as_str(), addresses)?.into_iter())
         })
     }
 }

@@ -136,7 +136,7 @@ fn a_name_keeps_only_its_harmless_addresses() {
 #[tokio::test]
 async fn a_name_that_leads_home_is_refused_at_the_connect() {
     let name = "localhost".parse::<Name>().unwrap();
-    let Err(error) = guard(&[]).resolve(name).await else { panic!("localhost was resolved") };
+    let Err(error) = tower::Service::call(&mut guard(&[]), name).await else { panic!("localhost was resolved") };
     assert!(error.downcast_ref::<Refused>().is_some(), "{error}");
 }
 

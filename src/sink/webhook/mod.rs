@@ -8,11 +8,12 @@
 //!
 //! The parts: `pending` is the state and its bounds, `lanes` the order of one record's events (INV-12), `breaker` and
 //! `pace` spare an endpoint that fails, `driver` is the loop around them, `request`, `sign` and `response` are one
-//! attempt, `guard` keeps it away from addresses that it must not reach.
+//! attempt, `connection` is its way there, `guard` keeps it away from addresses that it must not reach.
 
 mod breaker;
 mod check;
 mod config;
+mod connection;
 mod driver;
 mod error;
 mod failing;

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Request};
+use http_body_util::Full;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper::{Method, Request};
 use time::OffsetDateTime;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::config::Endpoint;
+use super::connection::Connections;
 use super::guard::Guard;
-use super::response::{Answer, Failure, Verdict, asked_to_wait, failure, read_body, verdict};
+use super::response::{Answer, Beginning, Failure, Reply, Unanswered, Verdict, asked_to_wait, verdict};
 use super::sign::webhook_id;
 use crate::clock::Clock;
 use crate::config::WebhookConfig;
@@ -27,14 +29,12 @@ const STANDPIPE_SHARD: HeaderName = HeaderName::from_static("standpipe-shard");
 const STANDPIPE_SEQ: HeaderName = HeaderName::from_static("standpipe-seq");
 const STANDPIPE_REPLAY: HeaderName = HeaderName::from_static("standpipe-replay");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// An idle connection is given up before common servers do so (5 s in Node.js): a request that crosses with a close is a
-/// failure that was none.
-const IDLE_CONNECTION: Duration = Duration::from_secs(4);
+const OURSELVES: HeaderValue = HeaderValue::from_static(crate::http::USER_AGENT);
 
 /// What every attempt of one event has in common. The body is shared, never copied.
 #[derive(Clone)]
 pub struct Message {
-    id: Arc<str>,
+    id: String,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -69,7 +69,7 @@ impl Message {
             headers.insert(STANDPIPE_REPLAY, HeaderValue::from(replay.of.0));
         }
         headers.insert(TRACEPARENT, HeaderValue::from_bytes(&event.traceparent()).expect("hex digits"));
-        Ok(Self { id: webhook_id(event).into(), headers, body: event.body.clone() })
+        Ok(Self { id: webhook_id(event), headers, body: event.body.clone() })
     }
 
     /// A message that is no event of the ledger: `webhook test`.
@@ -92,7 +92,10 @@ impl Message {
 }
 
 /// A request as it will be sent; only [`SignedRequest::new`] makes one.
-pub struct SignedRequest(Request);
+pub struct SignedRequest {
+    headers: HeaderMap,
+    body: Bytes,
+}
 
 impl SignedRequest {
     /// Signs a message for an attempt that begins `at`.
@@ -101,54 +104,71 @@ impl SignedRequest {
         let Message { id, mut headers, body } = message;
         let timestamp = at.unix_timestamp().to_string();
         let signature = endpoint.keys().sign(&id, &timestamp, &body);
-        insert(&mut headers, WEBHOOK_ID, &id);
-        insert(&mut headers, WEBHOOK_TIMESTAMP, &timestamp);
-        insert(&mut headers, WEBHOOK_SIGNATURE, &signature);
+        insert(&mut headers, WEBHOOK_ID, id);
+        insert(&mut headers, WEBHOOK_TIMESTAMP, timestamp);
+        insert(&mut headers, WEBHOOK_SIGNATURE, signature);
         if let Some(authorization) = endpoint.authorization() {
             headers.entry(AUTHORIZATION).or_insert_with(|| authorization.clone());
         }
-        let mut request = Request::new(Method::POST, endpoint.url().clone());
-        *request.headers_mut() = headers;
-        // Bytes have a length: content-length, no chunking.
-        *request.body_mut() = Some(body.into());
-        Self(request)
+        headers.insert(HOST, endpoint.host().clone());
+        headers.entry(USER_AGENT).or_insert(OURSELVES);
+        Self { headers, body }
+    }
+
+    /// As a connection takes it. A body of known length has a content-length and no chunks.
+    fn on_a_connection(self, endpoint: &Endpoint) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(self.body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = endpoint.target().clone();
+        *request.headers_mut() = self.headers;
+        request
+    }
+
+    fn of_a_client(self, endpoint: &Endpoint) -> reqwest::Request {
+        let mut request = reqwest::Request::new(Method::POST, endpoint.url().clone());
+        *request.headers_mut() = self.headers;
+        *request.body_mut() = Some(self.body.into());
+        request
     }
 }
 
 impl fmt::Debug for SignedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SignedRequest").field(&self.0.headers().get(WEBHOOK_ID)).finish()
+        f.debug_tuple("SignedRequest").field(&self.headers.get(WEBHOOK_ID)).finish()
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    headers.insert(name, HeaderValue::from_str(value).expect("ids, times and signatures are made of plain ASCII"));
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    headers.insert(name, HeaderValue::try_from(value).expect("ids, times and signatures are made of plain ASCII"));
 }
 
-/// Sends requests over kept connections, through the guard, within their bounds. Cheap to clone.
+/// Sends requests, through the guard, within their bounds. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    transport: Transport,
+    way: Way,
     clock: Clock,
     timeout: Duration,
 }
 
+#[derive(Clone, Debug)]
+enum Way {
+    /// Over connections that are kept.
+    Kept(Arc<Connections>),
+    /// As somebody else sends it.
+    Given(Transport),
+}
+
 impl Sender {
-    /// For one sink.
-    pub fn new(config: &WebhookConfig, guard: &Guard, clock: Clock) -> Result<Self, reqwest::Error> {
-        let client = crate::http::client_builder()
-            .dns_resolver(guard.clone())
-            .connect_timeout(config.connect_timeout)
-            .pool_max_idle_per_host(config.max_in_flight)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .build()?;
-        Ok(Self::over(Transport::Network(client), config, clock))
+    /// For one sink. Fails where the machine's roots cannot be had.
+    pub fn new(config: &WebhookConfig, guard: &Guard, clock: Clock) -> std::io::Result<Self> {
+        let connections = Connections::new(guard, config.connect_timeout)?;
+        Ok(Self { way: Way::Kept(Arc::new(connections)), clock, timeout: config.timeout })
     }
 
     /// Over a transport of one's own, which the guard does not watch.
     #[must_use]
     pub const fn over(transport: Transport, config: &WebhookConfig, clock: Clock) -> Self {
-        Self { transport, clock, timeout: config.timeout }
+        Self { way: Way::Given(transport), clock, timeout: config.timeout }
     }
 
     /// One attempt.
@@ -168,27 +188,54 @@ impl Sender {
         }
         let request = SignedRequest::new(endpoint, message, at);
         let deadline = began + self.timeout;
-        let mut response = match tokio::time::timeout_at(deadline, self.transport.execute(request.0)).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                let (kind, error) = failure(error);
+        let reply = match &self.way {
+            Way::Kept(connections) => {
+                connections.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await
+            }
+            Way::Given(transport) => given(transport, request.of_a_client(endpoint), deadline).await,
+        };
+        let Reply { status, headers, body } = match reply {
+            Ok(reply) => reply,
+            Err(why) => {
+                let (kind, error) = why.failure(self.timeout);
                 return unanswered(kind, error);
             }
-            Err(_) => return unanswered(Failure::Timeout, format!("no answer within {:?}", self.timeout)),
         };
-        let status = response.status();
         let verdict = verdict(status);
-        // The status decides; who drags the body out gets its connection closed.
-        let body = tokio::time::timeout_at(deadline, read_body(&mut response)).await.unwrap_or_default();
         let delivered = verdict == Verdict::Delivered;
         Answer {
             verdict,
             status: Some(status.as_u16()),
-            retry_after: if delivered { None } else { asked_to_wait(response.headers(), self.clock.now()) },
+            retry_after: if delivered { None } else { asked_to_wait(&headers, self.clock.now()) },
             body: if delivered { Vec::new() } else { body },
             error: if delivered { String::new() } else { format!("the endpoint answered {status}") },
             at,
             took: began.elapsed(),
         }
     }
+
+    /// Closes connections that nobody used for a while.
+    pub fn sweep(&self) {
+        if let Way::Kept(connections) = &self.way {
+            connections.sweep();
+        }
+    }
+}
+
+async fn given(transport: &Transport, request: reqwest::Request, deadline: Instant) -> Result<Reply, Unanswered> {
+    let mut response = match timeout_at(deadline, transport.execute(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(Unanswered::Broken(error.without_url().into())),
+        Err(_) => return Err(Unanswered::Late),
+    };
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let mut beginning = Beginning::default();
+    let read = async {
+        while let Ok(Some(chunk)) = response.chunk().await
+            && beginning.take(&chunk)
+        {}
+    };
+    // As on a connection: the status has said what matters.
+    drop(timeout_at(deadline, read).await);
+    Ok(Reply { status, headers, body: beginning.kept })
 }

@@ -1,10 +1,11 @@
 //! What an attempt came to.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use hyper::StatusCode;
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use time::OffsetDateTime;
 
 use super::guard::Refused;
@@ -94,39 +95,73 @@ pub fn asked_to_wait(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duratio
     schedule::retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
 }
 
-/// Reads a body to its end or to [`READ_BYTES`], and gives its beginning. An error ends the reading: the status has
-/// said what matters.
-pub async fn read_body(response: &mut Response) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut read = 0;
-    while read < READ_BYTES
-        && let Ok(Some(chunk)) = response.chunk().await
-    {
-        read += chunk.len();
-        let room = KEPT_BYTES - kept.len();
-        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
-    }
-    kept
+/// What an endpoint answered.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The beginning of the body, at most [`KEPT_BYTES`].
+    pub body: Vec<u8>,
 }
 
-/// What a client's error means, and its words. The URL, which may hold a secret, is taken out (INV-16).
-#[must_use]
-pub fn failure(error: reqwest::Error) -> (Failure, String) {
-    let error = error.without_url();
-    let mut cause: Option<&(dyn Error + 'static)> = Some(&error);
-    let mut last = error.to_string();
-    while let Some(one) = cause {
-        if let Some(refused) = one.downcast_ref::<Refused>() {
-            return (Failure::Refused, refused.to_string());
+/// A body while it is read.
+#[derive(Debug, Default)]
+pub struct Beginning {
+    /// What is kept of it.
+    pub kept: Vec<u8>,
+    read: usize,
+}
+
+impl Beginning {
+    /// Takes what came. Says whether more is wanted.
+    pub fn take(&mut self, chunk: &[u8]) -> bool {
+        let room = KEPT_BYTES - self.kept.len();
+        self.kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        self.read += chunk.len();
+        self.read < READ_BYTES
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// It did not come in time.
+    Late,
+    /// There was no connection within `connect_timeout`.
+    Unreached,
+    /// There is no connection.
+    Unconnected(Box<dyn Error + Send + Sync>),
+    /// The connection broke.
+    Broken(Box<dyn Error + Send + Sync>),
+}
+
+impl Unanswered {
+    /// What it means, and its words. None of them holds the URL, which may be a secret (INV-16).
+    #[must_use]
+    pub fn failure(&self, timeout: Duration) -> (Failure, String) {
+        let (what, error) = match self {
+            Self::Late => return (Failure::Timeout, format!("no answer within {timeout:?}")),
+            Self::Unreached => return (Failure::Timeout, "no connection within `connect_timeout`".to_owned()),
+            Self::Unconnected(error) => ("cannot connect", error),
+            Self::Broken(error) => ("the connection broke", error),
+        };
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&**error);
+        let mut last = String::new();
+        while let Some(one) = cause {
+            if let Some(refused) = one.downcast_ref::<Refused>() {
+                return (Failure::Refused, refused.to_string());
+            }
+            let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+            if matches!(self, Self::Unconnected(_)) && one.downcast_ref().is_some_and(timed_out) {
+                return Self::Unreached.failure(timeout);
+            }
+            last = one.to_string();
+            cause = one.source();
         }
-        last = one.to_string();
-        cause = one.source();
+        (Failure::Connection, format!("{what}: {last}"))
     }
-    if error.is_timeout() {
-        return (Failure::Timeout, "no connection within `connect_timeout`".to_owned());
-    }
-    let what = if error.is_connect() { "cannot connect" } else { "the connection broke" };
-    (Failure::Connection, format!("{what}: {last}"))
 }
 
 #[cfg(test)]
