@@ -76,7 +76,7 @@ pub const PLACES: [(&str, Calls); 39] = [
     ("kafka::rehydrate_cursor", Calls::Rewind),
 ];
 
-/// A link through Toxiproxy.
+/// A link through Toxiproxy. In a plan replica 0 is an owner, whichever that will be, and 1 the other: see [`Fault::aim`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
     /// A replica to the ledger.
@@ -108,9 +108,9 @@ impl Link {
         }
     }
 
-    /// Links of replicas more often than those of the servers among each other.
+    /// Links of replicas more often than those of the servers among each other, and an owner's more often.
     fn any(random: &mut impl Rng) -> Self {
-        let (replica, node) = (random.random_range(0..REPLICAS), random.random_range(0..NODES));
+        let (replica, node) = (usize::from(random.random_bool(0.25)), random.random_range(0..NODES));
         match random.random_range(0..12) {
             0..3 => Self::Ledger(replica),
             3..6 => Self::Kafka(replica, node),
@@ -199,6 +199,25 @@ impl Fault {
         }
     }
 
+    /// The same where `owner` owns something: now replicas are called by their numbers.
+    pub fn aim(self, owner: usize) -> Self {
+        let replica = |planned: usize| if planned == 0 { owner } else { REPLICAS - 1 - owner };
+        let link = |planned: Link| match planned {
+            Link::Ledger(planned) => Link::Ledger(replica(planned)),
+            Link::Kafka(planned, node) => Link::Kafka(replica(planned), node),
+            Link::Sell(planned, account) => Link::Sell(replica(planned), account),
+            Link::Hook(planned) => Link::Hook(replica(planned)),
+            other => other,
+        };
+        match self {
+            Self::Poison(planned, way, toxic, time) => Self::Poison(link(planned), way, toxic, time),
+            Self::Refuse(planned, time) => Self::Refuse(link(planned), time),
+            Self::CutOffKafka(planned, time) => Self::CutOffKafka(replica(planned), time),
+            Self::ClockStep(Whose::Replica(planned), by) => Self::ClockStep(Whose::Replica(replica(planned)), by),
+            other => other,
+        }
+    }
+
     /// About how long it takes, aftermath included.
     fn duration(&self) -> Duration {
         Duration::from_secs(match self {
@@ -234,7 +253,7 @@ impl Fault {
             51..54 => Self::ClockStep(Whose::Replica(random.random_range(0..REPLICAS)), step(random)),
             54..56 => Self::ClockStep(Whose::Postgres, step(random)),
             56..59 => Self::LateEndTxn,
-            59..62 => Self::CutOffKafka(random.random_range(0..REPLICAS), moment(random)),
+            59..62 => Self::CutOffKafka(0, moment(random)),
             62..66 => Self::Refuse(Link::any(random), moment(random)),
             66..72 => Self::poison(Toxic::Reset(random.random_range(0..200)), random),
             72..79 => Self::poison(Toxic::Cut(random.random_range(1..20_000)), random),
@@ -288,7 +307,7 @@ impl Plan {
             Fault::KillPostgres,
             Fault::Poison(Link::Ledger(0), Way::Down, Toxic::BlackHole, moment),
             Fault::Poison(Link::Kafka(0, 1), Way::Down, Toxic::Cut(700), moment),
-            Fault::Poison(Link::Ledger(1), Way::Up, Toxic::Reset(0), moment),
+            Fault::Poison(Link::Ledger(0), Way::Up, Toxic::Reset(0), moment),
             Fault::PostgresDiskFull,
             Fault::NodeDiskFull,
             Fault::ClockStep(Whose::Postgres, 45),

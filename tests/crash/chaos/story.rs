@@ -57,8 +57,9 @@ impl Story {
         world.wait_flow(&since, "the start").await;
     }
 
-    pub async fn inflict(&mut self, world: &mut World, fault: &Fault, random: &mut impl Rng) {
+    pub async fn inflict(&mut self, world: &mut World, planned: &Fault, random: &mut impl Rng) {
         let began = Instant::now();
+        let fault = &planned.aim(world.owner().await.0);
         let what = format!("{fault:?}");
         let calm = Duration::from_millis(random.random_range(0..800));
         hold("the replicas run", calm, async || {
@@ -121,8 +122,8 @@ impl Story {
     }
 
     async fn kill_at(&mut self, world: &mut World, place: &'static str, calls: Calls) {
-        arm(world, place);
         let (owner, other) = world.owner().await;
+        arm(world, place);
         let mut lagged = false;
         match calls {
             Calls::Flow | Calls::Minute | Calls::Birth => {}
