@@ -16,6 +16,9 @@ use crate::event::{Epoch, Shard};
 /// The holder stops this long before the server could give the lease to another: by then its last write is over.
 const SAFETY: Duration = Duration::from_secs(2);
 
+/// How often a standby looks at most: a part of what a hand-over costs its consumers, and one look-up by key.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
 /// Who owns which shard: PostgreSQL keeps it, and [`Model`](super::model::Model) in a simulation.
 pub trait LeaseBook: Clone + Send + Sync + 'static {
     /// How long a lease lasts.
@@ -64,7 +67,7 @@ impl<L: LeaseBook> Lease<L> {
     /// Waits until the shard is ours. Never gives up; safe to cancel (a lease that was taken and not told about runs
     /// out, or is taken back).
     pub async fn acquire(&self) -> Held<L> {
-        let pause = (self.ttl / 10).min(Duration::from_secs(1));
+        let pause = (self.ttl / 10).min(LOOK_EVERY);
         let mut said = false;
         loop {
             match self.try_acquire().await {

@@ -28,6 +28,8 @@ use crate::canonical::Fact;
 use crate::oracle::{Known, Oracle, Verdict};
 use crate::support::wait::wait_until;
 
+/// Events that each company has when it starts, at most.
+const BACKLOG: usize = 10_000;
 /// Events a second when the companies have fallen behind the faults.
 const CATCH_UP: u32 = 400;
 /// How long what was emitted may take to arrive once nothing goes wrong any more.
@@ -47,8 +49,8 @@ pub async fn run(faults: usize) {
     let disks = World::has_disks();
     let plan = Plan::draw(faults, disks, &mut random).only(&std::env::var("CHAOS_ONLY").unwrap_or_default());
     let time = minutes.map_or(plan.expected_duration(), Duration::from_mins);
-    // A tenth was there before; the rest comes while things go wrong.
-    let backlog = events / 20;
+    // Some were there before; the rest comes while things go wrong.
+    let backlog = (events / 20).min(BACKLOG);
     let rate = ((events - 2 * backlog) as u64 / 2).div_ceil(time.as_secs().max(1)).max(15);
     let began = Instant::now();
     let (mut world, configurations) = World::start(seed, backlog, rate).await;
