@@ -330,6 +330,7 @@ mod tests {
     }
 
     /// INV-16.
+    /// Field 12: what the client really does is read back, asserted and told.
     #[test]
     fn the_effective_settings_are_told_without_secrets() {
         let properties = [("linger.ms", "1"), ("sasl.username", "anna"), ("client.rack", "r1")];

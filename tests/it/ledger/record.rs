@@ -72,6 +72,7 @@ async fn seqs_are_dense_in_page_order_and_the_ledger_tells_the_same_story_as_mem
     world.finish().await.unwrap();
 }
 
+/// Field 7: a page that was polled from a position which has moved since is not recorded.
 #[tokio::test]
 async fn a_page_from_elsewhere_is_left_out_whole_and_the_others_are_not_inv_3() {
     let world = World::new().await;

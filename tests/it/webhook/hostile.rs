@@ -8,6 +8,7 @@ use super::receiver::{Receiver, Reply};
 use super::world::{SOON, World, config};
 use crate::support::wait::{hold, wait_until};
 
+/// Field 10: no more is read of an answer than its bound.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_end_is_cut_and_its_status_counts() {
     let (world, mut first) = (World::new().await, true);
@@ -30,6 +31,7 @@ async fn an_answer_without_end_is_cut_and_its_status_counts() {
     sink.end().await.unwrap();
 }
 
+/// Field 11: a redirect is no way around the guard.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_a_failure_and_is_never_followed() {
     let (world, target) = (World::new().await, Receiver::good().await);
@@ -44,6 +46,7 @@ async fn a_redirect_is_a_failure_and_is_never_followed() {
     sink.end().await.unwrap();
 }
 
+/// Field 11: the address that is dialled is the one that was looked at.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_or_an_address_that_leads_home_is_refused_until_it_is_opened() {
     let (world, receiver) = (World::new().await, Receiver::good().await);
