@@ -23,6 +23,10 @@ chaos faults="500" events="1000000" minutes="240":
 simulate seeds="100000":
     SIM_SEEDS={{seeds}} cargo test --release --features failpoints --test sim everything -- --nocapture
 
+# Runs fuzz targets under libFuzzer, so many minutes of CPU each (`just fuzz guard 60`; without a name all of them).
+fuzz target="all" minutes="10":
+    tests/tools/fuzz {{target}} {{minutes}}
+
 # Measures the pipe beside its ceilings (`just bench --help` says what can be asked for).
 bench *OPTIONS:
     STANDPIPE_TESTS_DENY=0 tests/prepare
