@@ -7,6 +7,7 @@ mod rewound;
 mod secured;
 mod simulated;
 mod starts;
+mod undecided;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
