@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
+
+use crate::mutant::{Mutant, planted};
 
 /// How the program names itself to servers.
 pub const USER_AGENT: &str = concat!("standpipe/", env!("CARGO_PKG_VERSION"));
@@ -20,7 +23,8 @@ pub const USER_AGENT: &str = concat!("standpipe/", env!("CARGO_PKG_VERSION"));
 pub fn client_builder() -> reqwest::ClientBuilder {
     // The first caller installs the provider for the process; that it is there already is what we want.
     drop(rustls::crypto::ring::default_provider().install_default());
-    reqwest::Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none()).no_proxy()
+    let redirects = if planted(Mutant::RedirectFollowed) { Policy::default() } else { Policy::none() };
+    reqwest::Client::builder().user_agent(USER_AGENT).redirect(redirects).no_proxy()
 }
 
 /// A header's date: `Wed, 21 Oct 2015 07:28:00 GMT`. None where it is none.

@@ -1,4 +1,4 @@
-//! The Kafka sink's ports over the broker in memory, and the flaws that its own types rule out.
+//! The Kafka sink's ports over the broker in memory, and the faults that its own types rule out.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,8 +7,9 @@ use std::time::Duration;
 use rand::RngExt as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use standpipe::event::ports::Delivered;
-use standpipe::event::{DedupeKey, Seq, Shard};
-use standpipe::ledger::model::{Lost, Model};
+use standpipe::event::{DedupeKey, Seq};
+use standpipe::ledger::model::Lost;
+use standpipe::mutant::{Mutant, planted};
 use standpipe::sink::kafka::{
     Cluster, Committed, Common, CursorFound, KafkaSinkError, PartitionEnd, Settings, Tails, TopicEnd, TopicHeld,
     TopicInfo, TopicKind, Transaction, Transactions,
@@ -16,9 +17,8 @@ use standpipe::sink::kafka::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::broker::{Broker, FencedOff, Message, Place, Record, cursor};
-use crate::flaw::Flaw;
-use crate::world::{Net, World, pause};
+use crate::broker::{Broker, FencedOff, Message, Place, Record};
+use crate::world::{Net, pause};
 
 pub const PARTITIONS: i32 = 3;
 /// The broker's bound on an open transaction, and how long a reader waits for a decision.
@@ -29,15 +29,10 @@ const COMMIT_LIMIT: Duration = Duration::from_secs(40);
 pub struct Twin {
     net: Net,
     broker: Broker,
-    ledger: Model,
     settings: Arc<Settings>,
-    /// The producer of the last start ([`Flaw::ProducerKept`]).
+    /// The epoch of the last start ([`Mutant::InitSkipped`]).
     kept: Option<u32>,
-    /// What was read too early ([`Flaw::CursorBeforeInit`]).
-    early: Option<Early>,
 }
-
-struct Early(Option<Vec<u8>>);
 
 pub struct TwinProducer {
     net: Net,
@@ -47,12 +42,8 @@ pub struct TwinProducer {
 }
 
 impl Twin {
-    pub fn new(net: Net, broker: Broker, ledger: Model, settings: Arc<Settings>) -> Self {
-        Self { net, broker, ledger, settings, kept: None, early: None }
-    }
-
-    fn world(&self) -> &World {
-        &self.net.world
+    pub fn new(net: Net, broker: Broker, settings: Arc<Settings>) -> Self {
+        Self { net, broker, settings, kept: None }
     }
 
     fn cursor_place(&self) -> Place {
@@ -72,7 +63,7 @@ impl Twin {
     async fn decided(&self, place: Place) -> Result<usize, KafkaSinkError> {
         let (first, deadline) = (place.clone(), Instant::now() + 2 * TRANSACTION_TIMEOUT);
         let shown = self.ask("asking for watermarks", move |broker| broker.shown(&first)).await?;
-        let high = if self.world().has(Flaw::LastStable) { shown.stable } else { shown.high };
+        let high = if planted(Mutant::LastStableOffset) { shown.stable } else { shown.high };
         let mut stable = shown.stable;
         while stable < high {
             if Instant::now() >= deadline {
@@ -90,12 +81,9 @@ impl Twin {
     async fn decided_cursor(&self) -> Result<Option<Vec<u8>>, KafkaSinkError> {
         let place = self.cursor_place();
         let high = self.decided(place.clone()).await?;
-        let copy = self.ledger.look(Shard(0)).sinks.get(&self.settings.sink).and_then(|sink| sink.row.cursor);
-        let by_copy = self.world().has(Flaw::CursorInLedgerOnly);
         self.ask("reading the cursor", move |broker| {
             let all = broker.committed(&place, 0, high);
-            let fits = |record: &Record| !by_copy || cursor(record).is_some_and(|it| Some(it.seq) <= copy);
-            all.into_iter().rev().find(|(_, record)| fits(record)).map(|(_, record)| match record {
+            all.into_iter().next_back().map(|(_, record)| match record {
                 Record::Cursor(value) => value,
                 Record::Event(_) => unreachable!("the cursor topic holds cursors"),
             })
@@ -136,10 +124,7 @@ impl Cluster for Twin {
     }
 
     async fn fence(&mut self) -> Result<TwinProducer, KafkaSinkError> {
-        if self.world().has(Flaw::CursorBeforeInit) {
-            self.early = Some(Early(self.decided_cursor().await?));
-        }
-        let kept = self.kept.filter(|_| self.world().has(Flaw::ProducerKept));
+        let kept = self.kept.filter(|_| planted(Mutant::InitSkipped));
         let epoch = match kept {
             Some(kept) if kept == self.broker.epoch() => kept,
             _ => {
@@ -158,11 +143,7 @@ impl Cluster for Twin {
     }
 
     async fn read_cursor(&mut self, _: &TwinProducer) -> Result<CursorFound, KafkaSinkError> {
-        let last = match self.early.take() {
-            Some(Early(early)) => early,
-            None => self.decided_cursor().await?,
-        };
-        Ok(found(last))
+        Ok(found(self.decided_cursor().await?))
     }
 
     async fn last_cursor(&mut self) -> Result<CursorFound, KafkaSinkError> {
@@ -313,7 +294,7 @@ impl Client {
             })
             .collect();
         let cursor = ((self.settings.cursor_topic.as_str().into(), 0), Record::Cursor(transaction.cursor));
-        if self.net.world.has(Flaw::CursorApart) && !records.is_empty() {
+        if planted(Mutant::CursorApart) && !records.is_empty() {
             self.produce(records).await?;
             self.end().await?;
             records = Vec::new();
@@ -349,6 +330,7 @@ impl Client {
         match produced.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(FencedOff)) => Err(self.fenced()),
+            Err(Lost) if planted(Mutant::ReportsNotCounted) => Ok(()),
             Err(Lost) => Err(doubt("a message was not delivered")),
         }
     }
@@ -357,8 +339,12 @@ impl Client {
         let world = &self.net.world;
         if world.befalls(world.weather().doubt) {
             world.count("commits in doubt");
-            // Now, later, or never; and maybe once more.
-            let times = [world.up_to(Duration::from_millis(50)), world.up_to(Duration::from_secs(12))];
+            let told_after = world.up_to(Duration::from_secs(2));
+            // Now, later, or never; and maybe once more. Late is any time, or about when the next start produces.
+            let any_time = world.dice().random_ratio(1, 2);
+            let late = if any_time { Duration::from_secs(12) } else { Duration::from_secs(1) };
+            let late = world.up_to(late) + if any_time { Duration::ZERO } else { told_after };
+            let times = [world.up_to(Duration::from_millis(50)), late];
             let now = world.dice().random_ratio(1, 2);
             let later = world.dice().random_ratio(2, 3);
             for (time, _) in times.into_iter().zip([now, later]).filter(|(_, does)| *does) {
@@ -372,7 +358,7 @@ impl Client {
                     net.judge();
                 });
             }
-            pause(world.up_to(Duration::from_secs(2))).await;
+            pause(told_after).await;
             return Err(doubt("commit_transaction failed"));
         }
         let (broker, epoch, net) = (self.broker.clone(), self.epoch, self.net.clone());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use standpipe::event::ports::{Decision, Route, RouteError, SinkState};
 use standpipe::event::{Chain, Recorded, Seq, Shard, SinkName};
 use standpipe::ledger::model::{Model, State};
-use standpipe::sink::webhook::webhook_id;
+use standpipe::sink::webhook::id_of;
 
 use crate::broker::{Broker, Message, Place, Record, cursor};
 use crate::servers::{STREAMS, Vendor, index_of};
@@ -207,7 +207,7 @@ impl Oracle {
         let ledger = self.ledger.look(Shard(0));
         let verdict = (|| {
             let event = ledger.event(seq).ok_or_else(|| format!("{seq} was posted and is not recorded"))?;
-            let own = webhook_id(event);
+            let own = id_of(event.account.as_str(), &event.id);
             hold(own == id, || format!("INV-13: {seq} came as {id}, its id is {own}"))?;
             hold(event.body == body, || format!("{seq} is not what was recorded"))?;
             if seen.received.insert(id.to_owned(), seq).is_some() {

@@ -245,7 +245,7 @@ impl Life<'_> {
             stop: stop.clone(),
         };
         let settings = Arc::new(sink.settings());
-        let twin = Twin::new(self.net.clone(), self.of.broker.clone(), self.of.ledger.clone(), settings.clone());
+        let twin = Twin::new(self.net.clone(), self.of.broker.clone(), settings.clone());
         let world = self.of.world.clone();
         tasks.spawn(async move { of_kafka(&world, kafka::run_on(sink, settings, twin).await) });
     }

@@ -11,7 +11,6 @@ use reqwest::{Client, Request, Response};
 use standpipe::http::{Server, Transport};
 use standpipe::ledger::model::Lost;
 
-use crate::flaw::Flaw;
 use crate::oracle::Oracle;
 use crate::world::{Net, World, pause};
 
@@ -100,8 +99,6 @@ pub struct Servers {
     net: Net,
     vendor: Arc<Vendor>,
     oracle: Arc<Oracle>,
-    /// Told apart by [`Flaw::RandomWebhookId`].
-    life: u64,
 }
 
 impl Servers {
@@ -109,22 +106,21 @@ impl Servers {
     pub fn transport(net: &Net, vendor: &Arc<Vendor>, oracle: &Arc<Oracle>) -> Transport {
         static CLIENT: OnceLock<Client> = OnceLock::new();
         let client = CLIENT.get_or_init(|| standpipe::http::client_builder().build().unwrap());
-        let life = net.world.dice().random();
-        let servers = Self { net: net.clone(), vendor: vendor.clone(), oracle: oracle.clone(), life };
+        let servers = Self { net: net.clone(), vendor: vendor.clone(), oracle: oracle.clone() };
         Transport::Memory(client.clone(), Arc::new(servers))
     }
 }
 
 impl Server for Servers {
     fn answer(&self, request: Request) -> BoxFuture<'static, Result<Response, reqwest::Error>> {
-        let (net, vendor, oracle, life) = (self.net.clone(), self.vendor.clone(), self.oracle.clone(), self.life);
+        let (net, vendor, oracle) = (self.net.clone(), self.vendor.clone(), self.oracle.clone());
         Box::pin(async move {
             let limit = request.timeout().copied().unwrap_or(Duration::from_mins(1));
             let world = net.world.clone();
             let answered = if request.url().host_str() == Some("vendor.example") {
                 net.ask("polling", move || poll(&world, &vendor, &request)).await
             } else {
-                net.ask("posting", move || receive(&world, &oracle, &request, life)).await
+                net.ask("posting", move || receive(&world, &oracle, &request)).await
             };
             match answered {
                 Ok(Answer::Page(body)) => Ok(response(200, None, body)),
@@ -151,12 +147,9 @@ fn poll(world: &World, vendor: &Vendor, request: &Request) -> Answer {
 }
 
 /// Whether it takes the event is one thing, whether it says so another.
-fn receive(world: &World, oracle: &Oracle, request: &Request, life: u64) -> Answer {
+fn receive(world: &World, oracle: &Oracle, request: &Request) -> Answer {
     let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
-    let mut id = header("webhook-id");
-    if world.has(Flaw::RandomWebhookId) {
-        id = format!("{id}-{life}");
-    }
+    let id = header("webhook-id");
     let (seq, body) = (header("standpipe-seq").parse().unwrap(), request.body().unwrap().as_bytes().unwrap());
     let (takes, answer) = if world.befalls(world.weather().misbehaves) {
         world.count("receiver misbehaves");

@@ -13,8 +13,6 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::flaw::Flaw;
-
 /// How often what happens, out of a thousand calls. Each seed has its own, and many of them are nought: a storm of
 /// everything at once hides what a single fault does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +41,6 @@ pub struct World {
     dice: Mutex<StdRng>,
     weather: Weather,
     calm: AtomicBool,
-    pub flaw: Option<Flaw>,
     broken: Mutex<Option<String>>,
     pub failed: Notify,
     pub trace: bool,
@@ -52,10 +49,10 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, flaw: Option<Flaw>, trace: bool) -> Arc<Self> {
+    pub fn new(seed: u64, trace: bool) -> Arc<Self> {
         let mut dice = StdRng::seed_from_u64(seed);
-        // A flaw needs a storm to show itself soon; now and then there is one without.
-        let storm = dice.random_ratio(1, 8) || flaw.is_some();
+        // A mutant needs a storm to show itself soon; now and then there is one without.
+        let storm = dice.random_ratio(1, 8) || std::env::var_os("STANDPIPE_MUTANT").is_some();
         let mut some = |most: u32| match dice.random_ratio(1, 2) {
             _ if storm => most,
             true => dice.random_range(1..=most),
@@ -76,17 +73,12 @@ impl World {
             dice: Mutex::new(dice),
             weather,
             calm: AtomicBool::new(false),
-            flaw,
             broken: Mutex::new(None),
             failed: Notify::new(),
             trace,
             began: Instant::now(),
             counts: Mutex::default(),
         })
-    }
-
-    pub fn has(&self, flaw: Flaw) -> bool {
-        self.flaw == Some(flaw)
     }
 
     pub fn dice(&self) -> MutexGuard<'_, StdRng> {

@@ -30,6 +30,7 @@ use crate::event::{
     AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Position, Recorded,
     Rejected, Replay, Seq, Shard, SinkName, StreamKey, Void,
 };
+use crate::mutant::{Mutant, planted};
 
 /// A call that was not answered: whether it was carried out cannot be told.
 #[derive(Clone, Copy, Debug)]
@@ -55,21 +56,6 @@ impl Wire for Direct {
     }
 }
 
-/// A ledger that was built wrong: what a simulation must find, or it finds nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// INV-6: any owner may write.
-    EpochUnchecked,
-    /// INV-1: the position is committed before the events.
-    PositionFirst,
-    /// INV-1: a known id is recorded again.
-    DedupeForgets,
-    /// INV-2: a seq that was given for nothing stays away, as with a sequence object.
-    SequenceObject,
-    /// INV-3: a page is recorded wherever its stream is.
-    PositionUnchecked,
-}
-
 /// The ledger. Cheap to clone; all clones are the same ledger.
 #[derive(Clone)]
 pub struct Model {
@@ -79,7 +65,6 @@ pub struct Model {
     wire: Arc<dyn Wire>,
     clock: Clock,
     lease_ttl: Duration,
-    flaw: Option<Flaw>,
 }
 
 /// Where the ledger lives, and which accounts it has seen.
@@ -141,7 +126,7 @@ pub struct State {
     types: BTreeMap<EventType, i32>,
     dialects: BTreeMap<AccountName, Dialect>,
     failures: BTreeMap<SinkName, Failures>,
-    /// Seqs given for nothing ([`Flaw::SequenceObject`]).
+    /// Seqs given for nothing ([`Mutant::SequenceObject`]).
     burnt: u64,
 }
 
@@ -179,7 +164,7 @@ pub struct Delivery {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("flaw", &self.flaw).finish_non_exhaustive()
+        f.debug_struct("Model").finish_non_exhaustive()
     }
 }
 
@@ -194,19 +179,13 @@ impl Model {
     #[must_use]
     pub fn with_shards(id: LedgerId, shards: u16, clock: Clock, lease_ttl: Duration) -> Self {
         let shards = (0..shards).map(|_| Mutex::new(State::new(id))).collect();
-        Self { id, shards, database: Arc::default(), wire: Arc::new(Direct), clock, lease_ttl, flaw: None }
+        Self { id, shards, database: Arc::default(), wire: Arc::new(Direct), clock, lease_ttl }
     }
 
     /// The same ledger at the end of another wire.
     #[must_use]
     pub fn over(&self, wire: impl Wire) -> Self {
         Self { wire: Arc::new(wire), ..self.clone() }
-    }
-
-    /// The same ledger, built wrong.
-    #[must_use]
-    pub fn with_flaw(&self, flaw: Option<Flaw>) -> Self {
-        Self { flaw, ..self.clone() }
     }
 
     /// What it holds now of a shard, without a wire.
@@ -298,9 +277,8 @@ impl Model {
         owner: Ownership,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let checked = self.flaw != Some(Flaw::EpochUnchecked);
         self.call(doing, owner.shard, move |state| {
-            if checked && state.epoch != owner.epoch {
+            if state.epoch != owner.epoch && !planted(Mutant::EpochUnchecked) {
                 return Err(fenced(owner));
             }
             let done = work(state)?;

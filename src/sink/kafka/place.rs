@@ -11,6 +11,7 @@ use crate::event::ports::{
     ChainAt, Feed, LedgerError, Ownership, RehydrateBook, Route, ShardBounds, SinkBook, SinkRow,
 };
 use crate::event::{Chain, Seq, SinkName};
+use crate::mutant::{Mutant, planted};
 
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
@@ -76,11 +77,18 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         }
         cluster.cursor_topic(true).await?;
     }
+    let early = if planted(Mutant::CursorBeforeInit) { Some(cluster.last_cursor().await?) } else { None };
     let producer = cluster.fence().await?;
     fail::fail_point!("kafka::after_init");
-    let mut found = cluster.read_cursor(&producer).await?;
+    let mut found = match early {
+        None => cluster.read_cursor(&producer).await?,
+        Some(early) => early,
+    };
     fail::fail_point!("kafka::after_cursor");
     let bounds = start.book.bounds(settings.shard).await?;
+    if planted(Mutant::CursorInLedgerOnly) {
+        return adopt(start, producer, row, &bounds).await;
+    }
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
     }
