@@ -114,8 +114,9 @@ impl Connections {
             Ok(Err(error)) => return Err(Unanswered::Unconnected(error)),
             Err(_) => return Err(Unanswered::Unreached),
         };
-        let (requests, stream) =
-            http1::handshake(stream).await.map_err(|error| Unanswered::Unconnected(error.into()))?;
+        // One piece to the kernel: events are small, so that a copy is cheaper than a list of two.
+        let handshake = http1::Builder::new().writev(false).handshake(stream).await;
+        let (requests, stream) = handshake.map_err(|error| Unanswered::Unconnected(error.into()))?;
         Ok(Box::new(Connection { origin: origin.clone(), requests, stream: Some(stream) }))
     }
 

@@ -268,9 +268,10 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                     }
                 }
                 Some(finished) = self.attempts.join_next(), if !self.attempts.is_empty() => {
-                    self.finished(&finished.map_err(WebhookSinkError::Attempt)?);
+                    let now = self.now();
+                    self.finished(&finished.map_err(WebhookSinkError::Attempt)?, now);
                     while let Some(finished) = self.attempts.try_join_next() {
-                        self.finished(&finished.map_err(WebhookSinkError::Attempt)?);
+                        self.finished(&finished.map_err(WebhookSinkError::Attempt)?, now);
                     }
                 }
                 Some((batch, head)) = batches.recv(), if self.batch.is_none() => {
@@ -293,7 +294,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     async fn wind_up(&mut self) -> Result<(), WebhookSinkError> {
         let deadline = Instant::now() + FINISH_WITHIN.min(self.sink.config.timeout);
         while let Ok(Some(finished)) = tokio::time::timeout_at(deadline, self.attempts.join_next()).await {
-            self.finished(&finished.map_err(WebhookSinkError::Attempt)?);
+            self.finished(&finished.map_err(WebhookSinkError::Attempt)?, self.now());
         }
         self.attempts.shutdown().await;
         self.write().await?;
@@ -417,14 +418,15 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
 
     /// Takes events and attempts those that need not wait, at most `free`. Says whether it stopped only for its turn.
     fn start_fresh(&mut self, mut free: usize, probe: bool) -> bool {
+        let now = self.now();
         for _ in 0..TURN {
             if free == 0 {
                 return false;
             }
-            if let Some(start) = self.pending.start_ready(Instant::now()) {
+            if let Some(start) = self.pending.start_ready(now.at) {
                 self.attempt(start, probe);
                 free -= 1;
-            } else if !self.take_one() {
+            } else if !self.take_one(now) {
                 return false;
             }
         }
@@ -432,7 +434,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     }
 
     /// Takes the next event of the batch in hand, where there is room for it.
-    fn take_one(&mut self) -> bool {
+    fn take_one(&mut self, now: Due) -> bool {
         if !self.pending.has_room() {
             return false;
         }
@@ -456,7 +458,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             return true;
         }
         match self.decide(event) {
-            Ok(Some(message)) => self.pending.take(event, message, self.now()),
+            Ok(Some(message)) => self.pending.take(event, message, now),
             Ok(None) => {
                 self.meters.filtered.increment(1);
                 self.pending.skip(event.seq);

@@ -24,8 +24,7 @@ pub(super) struct Finished {
 
 impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     /// Settles an attempt, in the state only; what must be written is written in the next turn.
-    pub(super) fn finished(&mut self, finished: &Finished) {
-        let now = self.now();
+    pub(super) fn finished(&mut self, finished: &Finished, now: Due) {
         let delivered = finished.answer.verdict == Verdict::Delivered;
         self.meters.attempt(finished.answer.class());
         if finished.probe {
