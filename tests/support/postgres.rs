@@ -49,6 +49,8 @@ pub struct Postgres {
     port: u16,
     settings: &'static [&'static str],
     environment: Vec<(String, String)>,
+    /// Beside its directory, whose disk may be full.
+    log: PathBuf,
     process: Process,
     databases: AtomicU32,
 }
@@ -83,8 +85,9 @@ impl Postgres {
             .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
             .current_dir(&dir));
         let port = keeper::free_port();
-        let process = launch(&bin, &dir, port, settings, &environment);
-        let server = Self { bin, dir, port, settings, environment, process, databases: AtomicU32::new(0) };
+        let log = keeper::directory("postgres-log").join("log");
+        let process = launch(&bin, &dir, port, settings, &environment, &log);
+        let server = Self { bin, dir, port, settings, environment, log, process, databases: AtomicU32::new(0) };
         server.wait_ready().await;
         server
     }
@@ -128,13 +131,15 @@ impl Postgres {
             .arg(dir.join("data"))
             .current_dir(&dir));
         let port = keeper::free_port();
-        let process = launch(&self.bin, &dir, port, self.settings, &self.environment);
+        let log = keeper::directory("postgres-log").join("log");
+        let process = launch(&self.bin, &dir, port, self.settings, &self.environment, &log);
         let server = Self {
             bin: self.bin.clone(),
             dir,
             port,
             settings: self.settings,
             environment: self.environment.clone(),
+            log,
             process,
             databases: AtomicU32::new(1_000),
         };
@@ -146,6 +151,16 @@ impl Postgres {
     pub async fn administer(&self, statement: &'static str) {
         let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
         sqlx::raw_sql(statement).execute(&mut admin).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
+    /// The same where it may fail; whether it was carried out.
+    pub async fn try_administer(&self, statement: &'static str) -> bool {
+        let url = self.url("postgres");
+        let run = async {
+            let mut admin = PgConnection::connect(&url).await?;
+            sqlx::raw_sql(statement).execute(&mut admin).await
+        };
+        matches!(tokio::time::timeout(Duration::from_secs(5), run).await, Ok(Ok(_)))
     }
 
     /// Takes a database away again, whoever is connected to it.
@@ -204,7 +219,7 @@ impl Postgres {
 
     /// Starts it again after [`Postgres::stop`].
     pub async fn start_again(&mut self) {
-        self.process = launch(&self.bin, &self.dir, self.port, self.settings, &self.environment);
+        self.process = launch(&self.bin, &self.dir, self.port, self.settings, &self.environment, &self.log);
         self.wait_ready().await;
     }
 
@@ -253,7 +268,14 @@ impl Drop for Frozen {
     }
 }
 
-fn launch(bin: &Path, dir: &Path, port: u16, settings: &[&str], environment: &[(String, String)]) -> Process {
+fn launch(
+    bin: &Path,
+    dir: &Path,
+    port: u16,
+    settings: &[&str],
+    environment: &[(String, String)],
+    log: &Path,
+) -> Process {
     let program = bin.join("postgres");
     let mut command = if environment.is_empty() {
         as_unprivileged(&program)
@@ -266,7 +288,7 @@ fn launch(bin: &Path, dir: &Path, port: u16, settings: &[&str], environment: &[(
     command.arg("-D").arg(dir.join("data")).arg("-k").arg(dir).arg("-p").arg(port.to_string()).current_dir(dir);
     command.args(["-c", "listen_addresses=127.0.0.1"]);
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
-    Process::start("PostgreSQL", &mut command, &dir.join("log"))
+    Process::start("PostgreSQL", &mut command, log)
 }
 
 fn is_root() -> bool {
