@@ -8,7 +8,6 @@ mod open;
 mod orders;
 mod pooler;
 mod promises;
-mod read;
 mod record;
 mod voids;
 pub(crate) mod world;
