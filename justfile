@@ -4,7 +4,7 @@
 test:
     tests/run
 
-# Only the named parts: fmt sqlx clippy tests deny unit docker
+# Only the named parts: fmt sqlx clippy tests mutants chaos deny unit docker
 part +NAMES:
     tests/run {{NAMES}}
 
@@ -22,6 +22,15 @@ chaos faults="500" events="1000000" minutes="240":
 # Simulates the whole protocol, seed after seed (`just simulate 1000000`); one alone: SIM_SEED=n, step by step: SIM_TRACE=1.
 simulate seeds="100000":
     SIM_SEEDS={{seeds}} cargo test --release --features failpoints --test sim everything -- --nocapture
+
+# Runs fuzz targets under libFuzzer, so many minutes of CPU each (`just fuzz guard 60`; without a name all of them).
+fuzz target="all" minutes="10":
+    tests/tools/fuzz {{target}} {{minutes}}
+
+# Plants faults, one at a time, and sees a test fail on each: all of them, or those named (`just mutants --list`).
+mutants *NAMES:
+    tests/prepare
+    tests/tools/mutants {{NAMES}}
 
 # Measures the pipe beside its ceilings (`just bench --help` says what can be asked for).
 bench *OPTIONS:

@@ -75,6 +75,7 @@ pub const ALL: &[&str] = &[
 /// When a variable cannot be understood: a test that crashes nowhere would pass for nothing.
 #[must_use = "dropping it disarms every failpoint"]
 pub fn arm() -> fail::FailScenario<'static> {
+    crate::mutant::read();
     let scenario = fail::FailScenario::setup();
     if let Some(dir) = std::env::var_os("FAILPOINTS_DIR") {
         for name in ALL {

@@ -2,9 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Request, Response};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+
+use crate::mutant::{Mutant, planted};
 
 /// How the program names itself to servers.
 pub const USER_AGENT: &str = concat!("standpipe/", env!("CARGO_PKG_VERSION"));
@@ -17,7 +23,26 @@ pub const USER_AGENT: &str = concat!("standpipe/", env!("CARGO_PKG_VERSION"));
 pub fn client_builder() -> reqwest::ClientBuilder {
     // The first caller installs the provider for the process; that it is there already is what we want.
     drop(rustls::crypto::ring::default_provider().install_default());
-    reqwest::Client::builder().user_agent(USER_AGENT).redirect(reqwest::redirect::Policy::none()).no_proxy()
+    let redirects = if planted(Mutant::RedirectFollowed) { Policy::default() } else { Policy::none() };
+    reqwest::Client::builder().user_agent(USER_AGENT).redirect(redirects).no_proxy()
+}
+
+/// A header's date: `Wed, 21 Oct 2015 07:28:00 GMT`. None where it is none.
+#[must_use]
+pub fn date(value: &str) -> Option<OffsetDateTime> {
+    OffsetDateTime::parse(&value.trim().replace("GMT", "+0000"), &Rfc2822).ok()
+}
+
+/// `Retry-After`: seconds, or an HTTP date, which counts from `now`. None where it is neither. As long as it says: who
+/// waits has a bound of its own.
+#[must_use]
+pub fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than fit mean: as long as can be.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    Some(Duration::try_from(date(value)? - now).unwrap_or(Duration::ZERO))
 }
 
 /// Where requests go: over the network, or, in a simulation, to servers in memory. Everything before (address, headers,
@@ -60,5 +85,32 @@ impl fmt::Debug for Transport {
             Self::Network(_) => "Network",
             Self::Memory(..) => "Memory",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let now = datetime!(2015-10-21 07:28:00 UTC);
+        let cases = [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Wed, 21 Oct 2015 07:30:00 GMT", Some(120)),
+            ("Wed, 21 Oct 2015 07:00:00 GMT", Some(0)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("-1", None),
+            ("+1", None),
+            ("soon", None),
+            ("", None),
+            ("1.5", None),
+        ];
+        for (text, seconds) in cases {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
     }
 }

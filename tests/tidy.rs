@@ -292,6 +292,84 @@ fn every_invariant_is_cited_in_code_and_in_a_test_and_none_is_cited_that_is_not_
     judge(&complaints, "invariants, code and tests belong together");
 }
 
+/// The tests that a text's comments put under a lesson (`/// Field 5: …`), each with its place: path, number, function.
+fn lessons_learnt(path: &str, lines: &[String]) -> Vec<(String, u32, String)> {
+    let number = |line: &str| -> Option<u32> {
+        let rest = line.trim().strip_prefix("/// Field ")?;
+        rest.split_once(':')?.0.parse().ok()
+    };
+    let named = |line: &String| -> Option<String> {
+        let rest = line.trim().trim_start_matches("async ").strip_prefix("fn ")?;
+        rest.split_once('(').map(|(name, _)| name.to_owned())
+    };
+    let cited = lines.iter().enumerate().filter_map(|(at, line)| Some((at, number(line)?)));
+    cited
+        .map(|(at, number)| {
+            let function = lines[at..].iter().take(8).find_map(named).unwrap_or_default();
+            (format!("{path}:{}", at + 1), number, function)
+        })
+        .collect()
+}
+
+#[test]
+fn every_lesson_of_the_field_has_a_test_that_says_so() {
+    const LESSONS: u32 = 13;
+    let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut listed: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    for row in architecture.lines().filter_map(|line| line.strip_prefix("| field ")) {
+        let (number, rest) = row.split_once(" | ").unwrap();
+        let tests = rest.rsplit_once(" | ").unwrap().1.split('`').skip(1).step_by(2).map(str::to_owned);
+        listed.entry(number.parse().unwrap()).or_default().extend(tests);
+    }
+    let mut complaints = Vec::new();
+    let mut learnt: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    let in_src = sources().into_iter().map(|source| (source.path, source.tests));
+    let in_tests = rust_files("tests").into_iter();
+    let in_tests = in_tests.map(|(path, text)| (path, text.lines().map(str::to_owned).collect()));
+    for (place, number, function) in in_src.chain(in_tests).flat_map(|(path, lines)| lessons_learnt(&path, &lines)) {
+        if !listed.get(&number).is_some_and(|tests| tests.contains(&function)) {
+            complaints.push(format!("{place}: ARCHITECTURE.md does not name `{function}` under field {number}"));
+        }
+        learnt.entry(number).or_default().insert(function);
+    }
+    for number in 1..=LESSONS {
+        let (listed, learnt) = (listed.remove(&number).unwrap_or_default(), learnt.remove(&number).unwrap_or_default());
+        if listed.is_empty() {
+            complaints.push(format!("ARCHITECTURE.md: field {number} has no row, or no test in it"));
+        }
+        for test in listed.difference(&learnt) {
+            complaints.push(format!("ARCHITECTURE.md: field {number}: no test `{test}` says `/// Field {number}: …`"));
+        }
+    }
+    for number in listed.keys() {
+        complaints.push(format!("ARCHITECTURE.md: field {number}: there are {LESSONS} lessons"));
+    }
+    judge(&complaints, "lessons and tests belong together");
+}
+
+/// Field 6: a transactional call that may wait for ever holds its thread for ever.
+#[test]
+fn no_call_of_the_kafka_client_waits_without_an_end() {
+    const CALLS: [&str; 4] = [".init_transactions(", ".commit_transaction(", ".abort_transaction(", ".flush("];
+    let mut complaints = Vec::new();
+    let mut calls = 0;
+    for source in sources().iter().filter(|source| source.path.starts_with("src/sink/kafka/")) {
+        for (at, line) in source.code.iter().enumerate().map(|(at, line)| (at, without_comment(line))) {
+            let constant = |limit: &str| limit.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            let bounded = |call: &str| {
+                let limit = line.split_once(call).and_then(|(_, rest)| rest.split_once(')'));
+                limit.is_some_and(|(limit, _)| constant(limit))
+            };
+            calls += CALLS.iter().filter(|call| line.contains(**call)).count();
+            if line.contains("Timeout::Never") || CALLS.iter().any(|call| line.contains(call) && !bounded(call)) {
+                complaints.push(format!("{}:{}: give the call a constant for its limit", source.path, at + 1));
+            }
+        }
+    }
+    assert!(calls >= 2, "the calls are spelled in another way: mend this test");
+    judge(&complaints, "every transactional call has a deadline");
+}
+
 #[test]
 fn metrics_are_declared_in_one_module() {
     let mut complaints = Vec::new();

@@ -17,6 +17,8 @@ use crate::ledger::{Backlog, OwnerBook as _};
 const EVERY: Duration = Duration::from_secs(1);
 /// The sources go on when the backlog has shrunk to this part of its bound: they must not stop and start at each page.
 const GO_ON_AT: f64 = 0.9;
+/// For so long a sink is watched before it is cut off: one that takes what it holds in good time is not.
+const WATCHED: Duration = Duration::from_secs(10);
 /// How often a pause that lasts is told again.
 const REMIND: Duration = Duration::from_mins(1);
 
@@ -31,6 +33,7 @@ pub(super) async fn run<G: Ground>(
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told: Option<Instant> = None;
+    let mut watch = Watch::default();
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let Some(backlog) = looked(of.ledger().backlog(owner.shard, &sinks).await)? else { continue };
         let is_full = is_full(*full.borrow(), backlog.bytes, of.config().ledger.max_backlog);
@@ -39,6 +42,7 @@ pub(super) async fn run<G: Ground>(
             told = None;
         }
         if !is_full {
+            watch = Watch::default();
             continue;
         }
         let headroom = headroom(&of, owner).await;
@@ -46,8 +50,10 @@ pub(super) async fn run<G: Ground>(
             told = Some(Instant::now());
             tell(&of, owner, &backlog, headroom);
         }
-        if headroom.is_some_and(|left| left < of.config().ledger.backlog_hold)
+        let ledger = &of.config().ledger;
+        if let Some(left) = headroom.filter(|left| *left < ledger.backlog_hold)
             && let Some(holder) = &backlog.holder
+            && watch.gives_up(holder, backlog.bytes, ledger.max_backlog, left)
             && let Some(Some((from, to))) = looked(of.ledger().cut_off(owner, holder).await)?
         {
             tracing::error!(
@@ -64,6 +70,31 @@ fn is_full(was: bool, bytes: u64, most: u64) -> bool {
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
     let part = bytes as f64 / most as f64;
     part > if was { GO_ON_AT } else { 1.0 }
+}
+
+/// Watches the sink that holds a full backlog: who it is, since when, and how much there was then.
+#[derive(Debug, Default)]
+struct Watch(Option<(SinkName, Instant, u64)>);
+
+impl Watch {
+    /// Whether the holder was watched for long enough, and will not have drained in good time.
+    fn gives_up(&mut self, holder: &SinkName, bytes: u64, most: u64, headroom: Duration) -> bool {
+        let same = self.0.take().filter(|(sink, ..)| sink == holder);
+        let (sink, since, before) = same.unwrap_or_else(|| (holder.clone(), Instant::now(), bytes));
+        if since.elapsed() < WATCHED {
+            self.0 = Some((sink, since, before));
+            return false;
+        }
+        !drains(before, bytes, since.elapsed(), most, headroom)
+    }
+}
+
+/// Whether a backlog that was `before` bytes will have shrunk far enough in half of the headroom, at the pace of the time
+/// that it was watched for.
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+fn drains(before: u64, now: u64, watched: Duration, most: u64, headroom: Duration) -> bool {
+    let (taken, left) = (before.saturating_sub(now) as f64, now as f64 - most as f64 * GO_ON_AT);
+    left * watched.as_secs_f64() < taken * headroom.as_secs_f64() / 2.0
 }
 
 fn tell<G: Ground>(of: &Shared<G>, owner: Ownership, backlog: &Backlog, headroom: Option<Duration>) {
@@ -108,7 +139,35 @@ async fn headroom<G: Ground>(of: &Shared<G>, owner: Ownership) -> Option<Duratio
 
 #[cfg(test)]
 mod tests {
-    use super::is_full;
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::{Watch, drains, is_full};
+
+    #[test]
+    fn a_backlog_drains_in_half_of_the_headroom_or_not() {
+        let drained = |before, now, headroom| drains(before, now, Duration::from_secs(10), 1_000, headroom);
+        // 10 bytes a second of the 80 that are too many: 8 s.
+        assert!(drained(1_080, 980, Duration::from_secs(17)));
+        assert!(!drained(1_080, 980, Duration::from_secs(15)));
+        assert!(!drained(980, 980, Duration::from_hours(1)), "nothing is taken");
+        assert!(!drained(980, 990, Duration::from_hours(1)), "it grows");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_is_watched_before_it_is_given_up_and_each_for_itself() {
+        let (dead, slow) = ("dead".into(), "slow".into());
+        let hour = Duration::from_hours(1);
+        let mut watch = Watch::default();
+        assert!(!watch.gives_up(&dead, 1_100, 1_000, hour));
+        advance(Duration::from_secs(10)).await;
+        assert!(watch.gives_up(&dead, 1_100, 1_000, hour));
+        for bytes in [1_090, 1_080, 1_070, 1_060] {
+            assert!(!watch.gives_up(&slow, bytes, 1_000, hour), "it drains");
+            advance(Duration::from_secs(10)).await;
+        }
+    }
 
     #[test]
     fn a_full_backlog_must_shrink_before_the_sources_go_on() {

@@ -9,7 +9,6 @@ use indexmap::IndexMap;
 use super::attach::{attach, shards};
 use super::output::{line, printable, timestamp};
 use super::{Failure, Global};
-use crate::config::{KafkaConfig, NewProducer, SinkConfig, SinkKind, SinkStart};
 use crate::event::ports::{Decision, ReadLedger, Route, SinkBook};
 use crate::event::{Recorded, Seq, SinkName};
 use crate::route::Rules;
@@ -92,24 +91,7 @@ fn rules(of: &IndexMap<SinkName, Arc<Rules>>, options: &Options) -> Result<Optio
         return rules.map(Some).ok_or_else(|| Failure::runtime(format!("no sink {sink} is configured")));
     }
     let Some(filter) = &options.filter else { return Ok(None) };
-    let config = SinkConfig {
-        filter: Some(filter.clone()),
-        headers: IndexMap::new(),
-        start: SinkStart::Now,
-        dead_letter_retention: Duration::ZERO,
-        kind: SinkKind::Kafka(KafkaConfig {
-            brokers: String::new(),
-            topic: "tail".to_owned(),
-            key: String::new(),
-            new_producer: NewProducer::OnDoubt,
-            create_topics: false,
-            partitions: None,
-            replication: None,
-            properties: IndexMap::new(),
-            secret_properties: IndexMap::new(),
-        }),
-    };
-    match Rules::compile(&SinkName::from("tail"), &config, &[]) {
+    match Rules::of_filter(&SinkName::from("tail"), filter) {
         Ok(rules) => Ok(Some(Arc::new(rules))),
         Err(errors) => {
             let texts: Vec<String> = errors.iter().map(|error| format!("--filter: {}", error.pointing())).collect();

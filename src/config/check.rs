@@ -21,6 +21,7 @@ use super::types::{
 };
 use super::walk::shown;
 use crate::event::AccountName;
+use crate::mutant::{Mutant, planted};
 
 /// Collects what is wrong.
 pub(super) struct Checker<'a> {
@@ -208,7 +209,7 @@ fn ledger(raw: RawLedger, accounts: &IndexMap<AccountName, AccountConfig>, to: &
     if let Some((name, account)) = accounts.iter().max_by_key(|(_, account)| account.history) {
         // The longest outage that loses nothing is as long as the history itself.
         let least = account.history.saturating_mul(2);
-        if raw.dedupe_window.0 < least {
+        if raw.dedupe_window.0 < least && !planted(Mutant::DedupeTooShort) {
             to.refuse(
                 "ledger.dedupe_window",
                 format!(

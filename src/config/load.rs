@@ -102,7 +102,12 @@ pub fn load_and(
 
 /// Loads one text as if it were the file `name`, without an environment.
 pub fn parse(name: &str, text: &str) -> Result<Loaded, ConfigErrors> {
-    combine(&[(Path::new(name), text)], &[], &[], Vec::new(), |_| Vec::new())
+    parse_with(name, text, &[])
+}
+
+/// As [`parse`], with an environment.
+pub fn parse_with(name: &str, text: &str, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
+    combine(&[(Path::new(name), text)], env, &[], Vec::new(), |_| Vec::new())
 }
 
 fn combine(

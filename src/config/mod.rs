@@ -29,7 +29,7 @@ mod walk;
 
 pub use check_sink::{OWNED_PROPERTIES, is_secret_property};
 pub use environment::Override;
-pub use load::{Loaded, discover, load, load_and, parse, process_environment};
+pub use load::{Loaded, discover, load, load_and, parse, parse_with, process_environment};
 pub use problem::{ConfigErrors, Origin, Origins, Problem};
 pub use schema::{Reference, reference, schema};
 pub use secret::{Secret, SecretError};

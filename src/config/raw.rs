@@ -83,7 +83,8 @@ pub(super) struct RawLedger {
     pub dedupe_window: DurationText,
     /// The source pauses when events that a sink still needs exceed this.
     pub max_backlog: SizeText,
-    /// When a paused source has less than this left of its history, the sink that holds the backlog is cut off.
+    /// When a paused source has less than this left of its history, the sink that holds the backlog is cut off,
+    /// unless it takes what it holds fast enough for half of that time.
     pub backlog_hold: DurationText,
     /// Whether a transaction-mode pooler such as pgbouncer stands between.
     pub pooler: bool,

@@ -500,7 +500,7 @@ pub struct Address {
 }
 
 /// A filter or template that failed on one event: the event becomes a dead letter of that sink with this text.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} failed on this event: {why}")]
 pub struct RouteError {
     /// `filter`, `topic`, `key` or `header NAME`.

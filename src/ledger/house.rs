@@ -16,10 +16,12 @@ use tracing::{debug, info, warn};
 
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
+use super::sinks::own;
 use super::voids::void_after;
 use crate::config::LedgerConfig;
 use crate::event::ports::{LedgerError, Ownership};
 use crate::event::{Seq, SinkName};
+use crate::mutant::{Mutant, planted};
 
 const LOOK_AHEAD_EVERY: Duration = Duration::from_secs(1);
 const CLEAN_EVERY: Duration = Duration::from_mins(1);
@@ -95,7 +97,7 @@ impl Ledger {
                 return Ok(());
             }
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            self.own(&mut session, owner, doing).await?;
+            own(&mut session, owner, doing).await?;
             sqlx::query!("SELECT standpipe_add_partition($1, $2)", shard, width)
                 .fetch_one(&mut *session)
                 .await
@@ -123,7 +125,7 @@ impl Ledger {
             let doing = "forgetting old chain marks";
             let gone = within(doing, async {
                 let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-                self.own(&mut session, owner, doing).await?;
+                own(&mut session, owner, doing).await?;
                 let gone = sqlx::query!(
                     "DELETE FROM chain_marks WHERE ctid = ANY (ARRAY(
                         SELECT m.ctid FROM chain_marks m JOIN shards s USING (shard)
@@ -281,12 +283,13 @@ impl Ledger {
     /// age, which every recording would pay for. Returns how many.
     pub async fn expire_ids(&self, owner: Ownership, dedupe_window: Duration) -> Result<u64, LedgerError> {
         let doing = "expiring event ids";
+        let dedupe_window = if planted(Mutant::DedupeTooShort) { dedupe_window / 2 } else { dedupe_window };
         let mut expired = 0;
         let mut page = 0;
         loop {
             let slice = within(doing, async {
                 let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-                self.own(&mut session, owner, doing).await?;
+                own(&mut session, owner, doing).await?;
                 let gone = sqlx::query!(
                     "DELETE FROM event_ids WHERE ctid >= format('(%s,0)', $1::bigint)::tid
                          AND ctid < format('(%s,0)', $2::bigint)::tid
@@ -327,7 +330,7 @@ impl Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            self.own(&mut session, owner, doing).await?;
+            own(&mut session, owner, doing).await?;
             let window = config.dedupe_window.as_secs_f64();
             sqlx::query!(
                 "DELETE FROM rejected WHERE ctid = ANY (ARRAY(SELECT ctid FROM rejected

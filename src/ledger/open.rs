@@ -1,8 +1,7 @@
 //! Opening a ledger: its schema, its identity, its shards.
 
-use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -40,8 +39,6 @@ pub(crate) struct Inner {
     pub(crate) shards: u16,
     pub(crate) lease_ttl: Duration,
     pub(crate) dictionary: Dictionary,
-    /// Where the ledger lived when a shard's present owner began.
-    pub(crate) homes: Mutex<HashMap<Shard, String>>,
 }
 
 /// Why a ledger cannot be opened.
@@ -307,7 +304,6 @@ impl Database {
             shards,
             lease_ttl: config.lease_ttl,
             dictionary: Dictionary::default(),
-            homes: Mutex::default(),
         })))
     }
 }

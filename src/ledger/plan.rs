@@ -300,6 +300,19 @@ impl<'d> Plan<'d> {
         plan
     }
 
+    /// The moves of the streams as a plan of their own ([`Mutant::PositionFirst`](crate::mutant::Mutant)).
+    pub(crate) fn take_moves(&mut self, chain: Chain) -> Self {
+        let (seqs, chains) = (Vec::new(), Vec::new());
+        Self {
+            moves: std::mem::take(&mut self.moves),
+            columns: Columns::of(&[]),
+            seqs,
+            chains,
+            next_chain: chain,
+            bytes: 0,
+        }
+    }
+
     /// Calls the recording function. Without a transaction around it, it is one: the client reads on to the server's
     /// "ready", which comes after the commit.
     pub(crate) async fn call(

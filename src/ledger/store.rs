@@ -13,6 +13,7 @@ use super::plan::{Answer, Draft, Element, Plan, accepts};
 use super::wishes::Wishes;
 use crate::event::ports::{LedgerError, Ownership};
 use crate::event::{Chain, ContentHash, Epoch, EventType, Seq, Shard, StreamKey};
+use crate::mutant::{Mutant, planted};
 
 /// Where a shard stands.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +128,15 @@ impl Store for Ledger {
             Some(session) => session,
             None => self.0.db.connection().await.map_err(Doubt::Nothing)?,
         };
-        let plan = Plan::of(draft, head, chain);
+        let mut plan = Plan::of(draft, head, chain);
+        if planted(Mutant::PositionFirst) {
+            let moves = plan.take_moves(chain);
+            let answer = moves.call(&mut session, owner, head, chain).await.map_err(doubt)?;
+            if answer.outcome != "recorded" {
+                *kept = Some(session);
+                return Ok(answer);
+            }
+        }
         // What is rare is written beside the call, in its transaction; the usual call is a transaction by itself.
         let beside = draft.has_more();
         if beside || self.0.db.pooler() {

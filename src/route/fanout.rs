@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::event::ports::{Feed, LedgerError, Publish, ReadLedger};
 use crate::event::{Batch, Capacity, Room, Seq, Shard, SinkName};
+use crate::mutant::{Mutant, planted};
 use crate::telemetry::metrics::{CHANNEL_CAPACITY, CHANNEL_DEPTH};
 
 /// How much is read from the ledger at once.
@@ -170,7 +171,7 @@ impl<R: ReadLedger> Feed for SinkFeed<R> {
             // The head is read first: all that has been published up to it is either in the channel by now or dropped.
             let head = *self.head.borrow_and_update();
             let until = match self.first_in_memory(after) {
-                Some(batch) if batch.after <= after => {
+                Some(batch) if batch.after <= after || planted(Mutant::ChannelDrops) => {
                     let batch = rest_of(batch, after);
                     self.first = None;
                     return Ok(batch);

@@ -110,6 +110,7 @@ fn paused() -> tokio::runtime::Runtime {
 
 proptest! {
     /// INV-15, INV-11: whatever a full channel dropped, a feed gives every seq exactly once, in order.
+    /// Field 4: a channel that was full costs a look into the ledger, and no event.
     #[test]
     fn a_feed_gives_every_event_once_in_order_whatever_was_dropped(
         steps in steps(), room in 1usize..8, kibibytes in 1u64..6,

@@ -1,8 +1,8 @@
 //! CEL filters: compiled, checked against the event's shape, evaluated.
 //!
 //! CEL has no loops; its macros (`all`, `exists`, `map`, `filter`) walk a list or an object of the event. The text is
-//! at most [`MAX_BYTES`] long and macros nest at most [`MAX_MACRO_DEPTH`] deep, so that the work on one event is
-//! bounded by the event's own size.
+//! at most [`MAX_BYTES`] long, macros nest at most [`MAX_MACRO_DEPTH`] deep and expressions [`MAX_DEPTH`], so that the
+//! work on one event is bounded by the event's own size.
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -20,6 +20,9 @@ use crate::event::Recorded;
 pub(super) const MAX_BYTES: usize = 4096;
 /// How deep macros may nest.
 pub(super) const MAX_MACRO_DEPTH: usize = 2;
+/// How deep expressions may nest, as the parser itself bounds what stands in brackets: who walks or evaluates one goes
+/// down as deep, on whatever stack there is. Each link of `a + b + …` or `a.b.…` counts; of `&&` and `||` they do not.
+const MAX_DEPTH: usize = 96;
 
 /// Functions that a filter can call, for "did you mean".
 const FUNCTIONS: [&str; 24] = [
@@ -75,6 +78,9 @@ impl Filter {
             let problem = |e: &cel::ParseError| Problem::new(syntax_message(&e.msg), place(text, e.pos));
             errors.errors.iter().map(problem).collect::<Vec<_>>()
         })?;
+        if deeper_than(MAX_DEPTH, program.expression()) {
+            return Err(vec![Problem::new(format!("expressions nest deeper than {MAX_DEPTH}"), 0..text.len())]);
+        }
         let mut check = Check { program: &program, uses: Uses::default(), bound: Vec::new(), problems: Vec::new() };
         check.visit(program.expression());
         check.boolean(program.expression(), "a filter must be true or false");
@@ -313,6 +319,31 @@ fn declared(name: &str, as_member: bool) -> bool {
     let source = if as_member { format!("x.{name}()") } else { format!("{name}()") };
     let Ok(probe) = ENVIRONMENT.compile(&source) else { return true };
     !matches!(probe.execute(&context), Err(ExecutionError::UndeclaredReference(_)))
+}
+
+/// Whether there is an expression below so many others.
+fn deeper_than(levels: usize, expr: &IdedExpr) -> bool {
+    let Some(left) = levels.checked_sub(1) else { return true };
+    let deeper = |expr: &IdedExpr| deeper_than(left, expr);
+    match &expr.expr {
+        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).any(deeper),
+        Expr::Comprehension(comprehension) => [
+            &comprehension.iter_range,
+            &comprehension.accu_init,
+            &comprehension.loop_cond,
+            &comprehension.loop_step,
+            &comprehension.result,
+        ]
+        .into_iter()
+        .any(deeper),
+        Expr::List(list) => list.elements.iter().any(deeper),
+        Expr::Map(map) => map.entries.iter().any(|entry| match &entry.expr {
+            EntryExpr::MapEntry(entry) => deeper(&entry.key) || deeper(&entry.value),
+            EntryExpr::StructField(field) => deeper(&field.value),
+        }),
+        Expr::Select(select) => deeper(&select.operand),
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Struct(_) | Expr::Unspecified => false,
+    }
 }
 
 fn walk<'p>(expr: &'p IdedExpr, see: &mut impl FnMut(&'p IdedExpr)) {

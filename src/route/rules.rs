@@ -15,6 +15,9 @@ use crate::event::{AccountName, EventType, Recorded, SinkName};
 const MAX_KEY_BYTES: usize = 16 * 1024;
 /// Longest header value that is rendered, in bytes.
 const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// The stack on which rules are compiled. Parsers go down some frames for each bracket and each link of a chain, and none
+/// of them is bounded by what a thread of a runtime has; a rule's length bounds all. What is not touched takes no memory.
+const PARSERS_STACK: usize = 64 << 20;
 /// Most pairs of account and type whose verdict is remembered.
 const MAX_KINDS: usize = 4096;
 
@@ -27,7 +30,7 @@ pub struct Rules {
     topic: Option<Template>,
     key: Option<Template>,
     headers: Vec<(Arc<str>, Template)>,
-    fingerprint: String,
+    fingerprint: Option<String>,
     kinds: RwLock<HashMap<AccountName, HashMap<EventType, Kind>>>,
     kinds_left: std::sync::atomic::AtomicUsize,
 }
@@ -43,8 +46,11 @@ impl Rules {
     /// Compiles the rules of a sink and tries them on sample events of the types that `dialects` emit (none given: of
     /// all). All errors at once.
     pub fn compile(sink: &SinkName, config: &SinkConfig, dialects: &[Dialect]) -> Result<Self, Vec<RuleError>> {
-        let dialects = if dialects.is_empty() { &[Dialect::Reference, Dialect::Live] } else { dialects };
-        let samples: Vec<Recorded> = dialects.iter().flat_map(|dialect| samples(*dialect)).collect();
+        on_a_deep_stack(|| Self::compiled(sink, config, dialects))
+    }
+
+    fn compiled(sink: &SinkName, config: &SinkConfig, dialects: &[Dialect]) -> Result<Self, Vec<RuleError>> {
+        let samples = samples_of(dialects);
         let mut errors = Vec::new();
         let mut report = |key: &str, text: &str, problems: Vec<Problem>| {
             errors.extend(problems.into_iter().map(|problem| problem.of(sink, key, text)));
@@ -92,7 +98,25 @@ impl Rules {
             topic,
             key,
             headers,
-            fingerprint: fingerprint(config),
+            fingerprint: Some(fingerprint(config)),
+            kinds: RwLock::default(),
+            kinds_left: MAX_KINDS.into(),
+        })
+    }
+
+    /// A filter alone, for who looks at events and delivers none: `who` names that one in errors. All errors at once.
+    pub fn of_filter(who: &SinkName, filter: &str) -> Result<Self, Vec<RuleError>> {
+        let compiled = on_a_deep_stack(|| Filter::compile(filter, &samples_of(&[]))).map_err(|problems| {
+            problems.into_iter().map(|problem| problem.of(who, "filter", filter)).collect::<Vec<_>>()
+        })?;
+        Ok(Self {
+            sink: who.clone(),
+            filter: Some(compiled),
+            filter_text: filter.to_owned(),
+            topic: None,
+            key: None,
+            headers: Vec::new(),
+            fingerprint: None,
             kinds: RwLock::default(),
             kinds_left: MAX_KINDS.into(),
         })
@@ -189,8 +213,22 @@ impl Route for Rules {
     }
 
     fn fingerprint(&self) -> Option<&str> {
-        Some(&self.fingerprint)
+        self.fingerprint.as_deref()
     }
+}
+
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("rules".to_owned()).stack_size(PARSERS_STACK);
+        let joined = thread.spawn_scoped(scope, work).expect("a thread can be started").join();
+        joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Samples of what these dialects emit; of all where none is given.
+fn samples_of(dialects: &[Dialect]) -> Vec<Recorded> {
+    let dialects = if dialects.is_empty() { &[Dialect::Reference, Dialect::Live] } else { dialects };
+    dialects.iter().flat_map(|dialect| samples(*dialect)).collect()
 }
 
 /// The first half of SHA-256, in hex, over the texts that decide whether and where an event goes, each with its length

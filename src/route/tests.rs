@@ -436,3 +436,49 @@ proptest! {
         prop_assert!(super::body::decode::<serde_json::Value>(&json).is_ok(), "{}", json);
     }
 }
+
+/// However deep a rule is nested, compiling and evaluating it fits on the stack of a thread: it is refused, or evaluated.
+#[test]
+fn a_rule_as_deep_as_its_length_allows_exhausts_no_stack() {
+    let event = event("deal.updated", r#"{"id":456}"#, "");
+    let long = |link: &str, end: &str| format!("{}{end}", link.repeat((4096 - end.len()) / link.len()));
+    let links = [
+        "data + ",
+        "1 - ",
+        "data.",
+        "data[",
+        "!",
+        "-",
+        "true ? true : ",
+        "(",
+        "[",
+        "{'a': ",
+        "1 == ",
+        "id in ",
+        "true || ",
+        "size(",
+    ];
+    for link in links {
+        let text = long(link, "true");
+        if let Ok(rules) = Rules::of_filter(&SinkName::from("f"), &text) {
+            drop(rules.decide(&event));
+        }
+    }
+    let deep = filter(&long("data.", "x == 1")).unwrap_err();
+    assert!(deep[0].message.contains("nest deeper than 96"), "{}", deep[0]);
+    let many = long("type == 'deal.updated' || ", "false");
+    assert_eq!(
+        Rules::of_filter(&SinkName::from("f"), &many).unwrap().decide(&event).unwrap(),
+        Decision::Deliver(Address::default())
+    );
+
+    for link in
+        ["id ~ ", "id.", "id[", "not ", "-", "id if true else ", "(", "[", "{'a': ", "1 == ", "id in ", "id|lower ~ "]
+    {
+        drop(key(&format!("{{{{ {}id }}}}", long(link, "").split_at(4000).0)).map(|rules| rules.decide(&event)));
+    }
+    for link in ["id|lower", "{{ id }}", "{% if id %}", "{% for x in id %}", "{% filter lower %}", "{% with %}"] {
+        drop(key(&long(link, "")).map(|rules| rules.decide(&event)));
+    }
+    drop(key(&format!("{{{{ id{} }}}}", "|lower".repeat(600))).map(|rules| rules.decide(&event)));
+}

@@ -7,7 +7,6 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 
 use super::auth::{Authorizer, Bearer, Refresh, RefreshRequest, refused_refresh};
 use super::budget::{Budget, Limits, Priority, Slot};
@@ -16,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{AccountConfig, DialectChoice};
 use crate::event::AccountName;
 use crate::event::ports::Dialect;
-use crate::http::Transport;
+use crate::http::{self, Transport};
 use crate::telemetry::metrics::VENDOR_REQUESTS_TOTAL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -267,7 +266,7 @@ impl Vendor {
 
     async fn read(&self, mut response: Response, most: u64) -> Result<Answer, SellError> {
         let status = response.status();
-        let date = header_date(response.headers().get(DATE));
+        let date = response.headers().get(DATE).and_then(|date| http::date(date.to_str().ok()?));
         let retry_after = self.retry_after(response.headers(), date);
         let most = if status.is_success() { most } else { most.min(SMALL_ANSWER) };
         let known = response.content_length().unwrap_or(0).min(most);
@@ -298,14 +297,9 @@ impl Vendor {
 
     /// `Retry-After` in either of its forms, bounded.
     fn retry_after(&self, headers: &HeaderMap, date: Option<OffsetDateTime>) -> Option<Duration> {
-        let header = headers.get(RETRY_AFTER)?;
-        let seconds = header.to_str().ok().and_then(|text| text.trim().parse::<u64>().ok()).map(Duration::from_secs);
-        let wait = seconds.or_else(|| {
-            let until = header_date(Some(header))?;
-            // Measured by the vendor's own clock, so that ours may be wrong.
-            let wait = until - date.unwrap_or_else(|| self.0.clock.now());
-            Some(wait.try_into().unwrap_or(Duration::ZERO))
-        });
+        // Measured by the vendor's own clock, so that ours may be wrong.
+        let now = date.unwrap_or_else(|| self.0.clock.now());
+        let wait = http::retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now);
         wait.map(|wait| wait.min(LONGEST_RETRY_AFTER))
     }
 }
@@ -330,10 +324,6 @@ impl Refresh for Vendor {
         let answer = self.exchange("oauth", slot, SMALL_ANSWER, http).await;
         answer.map(|answer| answer.body).map_err(refused_refresh)
     }
-}
-
-fn header_date(header: Option<&reqwest::header::HeaderValue>) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(header?.to_str().ok()?, &Rfc2822).ok()
 }
 
 fn class(status: StatusCode) -> &'static str {

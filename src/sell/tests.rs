@@ -200,6 +200,7 @@ async fn answers_become_errors_that_say_what_to_do() {
         (text(429), retry(None)),
         (text(429).insert_header("retry-after", "7"), retry(Some(7))),
         (text(503).insert_header("retry-after", "999999"), retry(Some(900))),
+        (text(503).insert_header("retry-after", "99999999999999999999999"), retry(Some(900))),
         (text(502), retry(None)),
         (
             text(429)

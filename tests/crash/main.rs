@@ -36,6 +36,7 @@ fn asked(name: &str) -> Option<u64> {
 }
 
 /// INV-1, INV-2, INV-3, INV-6, INV-7, INV-8, INV-9, INV-10, INV-12, INV-13, INV-17.
+/// Field 1: kill -9 at every place at which something has been done and not noted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_doubled_or_reordered_however_it_ends() {
     if let Some(faults) = asked("CHAOS_FAULTS") {

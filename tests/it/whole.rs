@@ -167,6 +167,27 @@ async fn both_dialects_reach_kafka_and_a_webhook_that_verifies() {
     }
 }
 
+/// Field 13: what must not be lost stands in PostgreSQL and Kafka, so that a container may come back without its disk.
+#[tokio::test]
+async fn a_start_without_the_state_of_the_last_one_loses_and_repeats_nothing() {
+    let (postgres, kafka) = tokio::join!(Postgres::shared(), Kafka::shared());
+    let company = company("reference", &["--backlog", "200", "--rate", "20"]).await;
+    let setup = Setup::new("diskless", &postgres.database().await).account("acme", "reference", &company).kafka(kafka);
+    let mut first = setup.start();
+    first.wait_ready(SOON).await;
+    wait_in_kafka(kafka, "diskless", "acme", &company.emitted().await).await;
+    first.process.kill();
+    // Another directory, so another instance: it has the configuration and nothing else.
+    let mut second = setup.start();
+    second.wait_ready(SOON).await;
+    company.set_rate(0).await;
+    let emitted = company.emitted().await;
+    let messages = wait_in_kafka(kafka, "diskless", "acme", &emitted).await;
+    let ids: HashSet<&str> = messages.iter().map(|message| message.header("standpipe-id")).collect();
+    assert_eq!((ids.len(), messages.len()), (emitted.len(), emitted.len()), "each once");
+    stop(&mut second).await;
+}
+
 #[tokio::test]
 async fn of_two_replicas_one_works_and_hands_over_at_once_when_it_stops() {
     let (postgres, kafka) = tokio::join!(Postgres::shared(), Kafka::shared());

@@ -1,13 +1,12 @@
-//! A Kafka in memory, as far as transactions go: transactional ids, epochs, fencing, marks that come after the
+//! A Kafka in memory, as far as transactions go: one transactional id, epochs, fencing, marks that come after the
 //! decision, a last stable offset that lags behind the high watermark, and a delayed `EndTxn` that ends whatever
-//! transaction of its id and epoch is open when it comes (transactions v1). Partitions can lose their ends.
+//! transaction of its epoch is open when it comes (transactions v1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use standpipe::event::{Seq, Shard};
+use standpipe::event::Seq;
 use standpipe::sink::kafka::Cursor;
-use time::OffsetDateTime;
 
 /// A topic's name and a partition's number.
 pub type Place = (Arc<str>, i32);
@@ -16,13 +15,10 @@ pub type Place = (Arc<str>, i32);
 #[derive(Clone, Debug)]
 pub struct Message {
     pub id: String,
-    pub shard: Shard,
     pub seq: Seq,
     pub prev: Seq,
     pub chain: String,
     pub traceparent: String,
-    pub replay: Option<Seq>,
-    pub is_repair: bool,
     pub value: Vec<u8>,
 }
 
@@ -32,10 +28,9 @@ pub enum Record {
     Cursor(Vec<u8>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
-    transaction: usize,
-    written_at: OffsetDateTime,
+    transaction: u64,
     record: Record,
 }
 
@@ -49,7 +44,7 @@ enum Fate {
 
 #[derive(Debug)]
 struct Transaction {
-    id: Arc<str>,
+    epoch: u32,
     fate: Fate,
     places: BTreeSet<Place>,
     marked: BTreeSet<Place>,
@@ -74,39 +69,19 @@ pub struct Shown {
     pub stable: usize,
 }
 
-/// One transactional id.
-#[derive(Debug, Default)]
-struct Producer {
-    epoch: u32,
-    open: Option<usize>,
-}
-
-/// Marks of a transaction that are due in partitions.
-#[derive(Debug, Default)]
-pub struct Due {
-    transaction: usize,
-    pub places: Vec<Place>,
-}
-
-/// A transaction that was decided as committed.
-#[derive(Debug)]
-pub struct Decided {
-    pub id: Arc<str>,
-    pub records: Vec<(Place, Record)>,
-}
-
 #[derive(Debug, Default)]
 struct State {
     partitions: BTreeMap<Place, Vec<Entry>>,
     transactions: Vec<Transaction>,
-    producers: BTreeMap<Arc<str>, Producer>,
-    cursor_topics: BTreeSet<Arc<str>>,
+    epoch: u32,
+    open: Option<u64>,
+    cursor_topic: bool,
     /// Transactions decided as committed, in order; the oracle takes them from here.
-    decided: Vec<usize>,
+    decided: Vec<u64>,
 }
 
 /// The broker. Cheap to clone; all clones are the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Broker(Arc<Mutex<State>>);
 
 impl Broker {
@@ -114,85 +89,79 @@ impl Broker {
         self.0.lock().unwrap()
     }
 
-    /// Whether a cursor topic is there; makes it where `create` says so.
-    pub fn cursor_topic(&self, name: &Arc<str>, create: bool) -> bool {
+    /// Whether the cursor topic is there; makes it where `create` says so.
+    pub fn cursor_topic(&self, create: bool) -> bool {
         let mut state = self.state();
-        create && state.cursor_topics.insert(name.clone()) || state.cursor_topics.contains(name)
+        state.cursor_topic |= create;
+        state.cursor_topic
     }
 
-    /// `InitProducerId`: what is open is aborted, and no older epoch does anything from here on. Gives the epoch.
-    pub fn init(&self, id: &Arc<str>) -> (u32, Due) {
+    /// `InitProducerId`: what is open is aborted, and no older epoch does anything from here on. Gives the epoch, and
+    /// the partitions whose marks are due.
+    pub fn init(&self) -> (u32, Vec<Place>) {
         let mut state = self.state();
-        let due = state.end(id, Fate::Aborted);
-        let producer = state.producers.entry(id.clone()).or_default();
-        producer.epoch += 1;
-        (producer.epoch, due)
+        let due = state.end(Fate::Aborted);
+        state.epoch += 1;
+        (state.epoch, due)
     }
 
     /// The epoch that may write.
-    pub fn epoch(&self, id: &Arc<str>) -> u32 {
-        self.state().epoch(id)
+    pub fn epoch(&self) -> u32 {
+        self.state().epoch
     }
 
     /// Whether an older transaction has marks to come: nothing new may begin.
-    pub fn is_concurrent(&self, id: &Arc<str>) -> bool {
+    pub fn is_concurrent(&self) -> bool {
         let state = self.state();
-        state.transactions.iter().any(|it| it.id == *id && it.fate != Fate::Open && !it.is_marked())
+        state.transactions.iter().any(|it| it.fate != Fate::Open && !it.is_marked())
     }
 
-    /// Appends records; the first one of a transaction begins it. Gives its number, and the offset behind each.
-    pub fn produce(
-        &self,
-        id: &Arc<str>,
-        epoch: u32,
-        records: Vec<(Place, Record)>,
-        written_at: OffsetDateTime,
-    ) -> Result<(usize, Vec<(Place, usize)>), FencedOff> {
+    /// Appends records; the first one of a transaction begins it.
+    pub fn produce(&self, epoch: u32, records: Vec<(Place, Record)>) -> Result<u64, FencedOff> {
         let mut state = self.state();
-        if epoch != state.epoch(id) {
+        if epoch != state.epoch {
             return Err(FencedOff);
         }
-        let next = state.transactions.len();
-        let open = &mut state.producers.entry(id.clone()).or_default().open;
-        let number = *open.get_or_insert(next);
-        if number == next {
-            let new =
-                Transaction { id: id.clone(), fate: Fate::Open, places: BTreeSet::new(), marked: BTreeSet::new() };
+        let number = state.open.unwrap_or(state.transactions.len() as u64);
+        if state.open.replace(number).is_none() {
+            let new = Transaction { epoch, fate: Fate::Open, places: BTreeSet::new(), marked: BTreeSet::new() };
             state.transactions.push(new);
         }
-        let mut ends = Vec::new();
         for (place, record) in records {
-            state.transactions[number].places.insert(place.clone());
-            let log = state.partitions.entry(place.clone()).or_default();
-            log.push(Entry { transaction: number, written_at, record });
-            ends.push((place, log.len()));
+            state.transactions[usize::try_from(number).unwrap()].places.insert(place.clone());
+            state.partitions.entry(place).or_default().push(Entry { transaction: number, record });
         }
-        Ok((number, ends))
+        Ok(number)
     }
 
-    /// `EndTxn` with a commit: ends whatever transaction of this id and epoch is open, as transactions v1 do.
-    pub fn commit(&self, id: &Arc<str>, epoch: u32) -> Result<Due, FencedOff> {
+    /// `EndTxn` with a commit: ends whatever transaction of this epoch is open, as transactions v1 do. Gives the
+    /// partitions whose marks are due.
+    pub fn commit(&self, epoch: u32) -> Result<Vec<Place>, FencedOff> {
         let mut state = self.state();
-        if epoch != state.epoch(id) {
+        if epoch != state.epoch {
             return Err(FencedOff);
         }
-        Ok(state.end(id, Fate::Committed))
+        Ok(state.end(Fate::Committed))
     }
 
     /// The broker's own time-out: a transaction that is still open is aborted, and its producer fenced off.
-    pub fn expire(&self, id: &Arc<str>, number: usize) -> Due {
+    pub fn expire(&self, number: u64) -> Vec<Place> {
         let mut state = self.state();
-        let producer = state.producers.entry(id.clone()).or_default();
-        if producer.open != Some(number) {
-            return Due::default();
+        if state.open != Some(number) {
+            return Vec::new();
         }
-        producer.epoch += 1;
-        state.end(id, Fate::Aborted)
+        state.epoch += 1;
+        state.end(Fate::Aborted)
     }
 
-    /// Writes the mark that is due in a partition.
-    pub fn mark(&self, due: &Due, place: &Place) {
-        self.state().transactions[due.transaction].marked.insert(place.clone());
+    /// Writes the marks that are due in a partition.
+    pub fn mark(&self, place: &Place) {
+        let mut state = self.state();
+        for transaction in state.transactions.iter_mut().filter(|it| it.fate != Fate::Open) {
+            if transaction.places.contains(place) {
+                transaction.marked.insert(place.clone());
+            }
+        }
     }
 
     /// High watermark and last stable offset.
@@ -213,32 +182,15 @@ impl Broker {
             .collect()
     }
 
-    /// The last cursor below an offset, and when it was written.
-    pub fn cursor_below(&self, place: &Place, to: usize) -> Option<(Vec<u8>, OffsetDateTime)> {
-        let state = self.state();
-        let log = state.partitions.get(place)?;
-        log.iter().take(to).rev().filter(|entry| state.of(entry).fate == Fate::Committed).find_map(|entry| match &entry
-            .record
-        {
-            Record::Cursor(value) => Some((value.clone(), entry.written_at)),
-            Record::Event(_) => None,
-        })
-    }
-
-    /// The transactions that were decided as committed since it was asked last.
-    pub fn newly_decided(&self) -> Vec<Decided> {
+    /// The records of the transactions that were decided as committed since it was asked last.
+    pub fn newly_decided(&self) -> Vec<Vec<Record>> {
         let mut state = self.state();
         let decided = std::mem::take(&mut state.decided);
-        let of = |number: &usize| {
-            let Transaction { id, places, .. } = &state.transactions[*number];
-            let logs = places.iter().filter_map(|place| Some((place, state.partitions.get(place)?)));
-            let ours = logs.flat_map(|(place, log)| {
-                let ours = log.iter().filter(|entry| entry.transaction == *number);
-                ours.map(|entry| (place.clone(), entry.record.clone()))
-            });
-            Decided { id: id.clone(), records: ours.collect() }
+        let records = |number: &u64| {
+            let all = state.partitions.values().flatten().filter(|entry| entry.transaction == *number);
+            all.map(|entry| entry.record.clone()).collect()
         };
-        decided.iter().map(of).collect()
+        decided.iter().map(records).collect()
     }
 
     pub fn places(&self) -> Vec<Place> {
@@ -249,35 +201,23 @@ impl Broker {
     pub fn is_settled(&self) -> bool {
         self.state().transactions.iter().all(Transaction::is_marked)
     }
-
-    /// A partition loses everything from an offset on, as after an unclean election; gives what that was.
-    pub fn truncate(&self, place: &Place, to: usize) -> Vec<Record> {
-        let mut state = self.state();
-        let Some(log) = state.partitions.get_mut(place) else { return Vec::new() };
-        let lost: Vec<Entry> = log.drain(to.min(log.len())..).collect();
-        let committed = lost.into_iter().filter(|entry| state.of(entry).fate == Fate::Committed);
-        committed.map(|entry| entry.record).collect()
-    }
 }
 
 impl State {
     fn of(&self, entry: &Entry) -> &Transaction {
-        &self.transactions[entry.transaction]
+        &self.transactions[usize::try_from(entry.transaction).unwrap()]
     }
 
-    fn epoch(&self, id: &Arc<str>) -> u32 {
-        self.producers.get(id).map_or(0, |producer| producer.epoch)
-    }
-
-    fn end(&mut self, id: &Arc<str>, fate: Fate) -> Due {
-        let open = self.producers.get_mut(id).and_then(|producer| producer.open.take());
-        let Some(number) = open else { return Due::default() };
-        let transaction = &mut self.transactions[number];
+    fn end(&mut self, fate: Fate) -> Vec<Place> {
+        let Some(number) = self.open.take() else { return Vec::new() };
+        let transaction = &mut self.transactions[usize::try_from(number).unwrap()];
+        debug_assert!(transaction.epoch <= self.epoch, "a transaction of the future");
         transaction.fate = fate;
+        let places = transaction.places.iter().cloned().collect();
         if fate == Fate::Committed {
             self.decided.push(number);
         }
-        Due { transaction: number, places: transaction.places.iter().cloned().collect() }
+        places
     }
 }
 

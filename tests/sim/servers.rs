@@ -8,51 +8,31 @@ use axum::http::Response as Parts;
 use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use reqwest::{Client, Request, Response};
-use standpipe::event::{Seq, Shard};
 use standpipe::http::{Server, Transport};
 use standpipe::ledger::model::Lost;
 
-use crate::flaw::Flaw;
 use crate::oracle::Oracle;
 use crate::world::{Net, World, pause};
 
-pub const ACCOUNTS: [&str; 2] = ["acme", "bolt"];
 pub const STREAMS: [&str; 2] = ["contacts", "deals"];
 /// Records of a stream.
 pub const RECORDS: usize = 4;
 
-/// An account and one of its streams.
-pub type Source = (&'static str, &'static str);
-
 /// How many events each stream holds.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Vendor {
-    emitted: Mutex<BTreeMap<Source, usize>>,
+    emitted: Mutex<BTreeMap<&'static str, usize>>,
     asked: Mutex<usize>,
 }
 
 impl Vendor {
-    pub fn emit(&self, source: Source, count: usize) {
-        *self.emitted.lock().unwrap().entry(source).or_default() += count;
+    pub fn emit(&self, stream: &'static str, count: usize) {
+        *self.emitted.lock().unwrap().entry(stream).or_default() += count;
     }
 
-    pub fn emitted(&self, source: Source) -> usize {
-        self.emitted.lock().unwrap().get(&source).copied().unwrap_or(0)
+    pub fn emitted(&self, stream: &str) -> usize {
+        self.emitted.lock().unwrap().get(stream).copied().unwrap_or(0)
     }
-}
-
-/// The stream of an event of the vendor's, and its number there; none of what is ours.
-pub fn number(id: &str) -> Option<(Source, usize)> {
-    let (of, number) = id.rsplit_once('-')?;
-    let (account, resource) = of.split_once('.')?;
-    let account = ACCOUNTS.into_iter().find(|known| *known == account)?;
-    let stream = STREAMS.into_iter().find(|stream| stream.trim_end_matches('s') == resource)?;
-    Some(((account, stream), number.parse().ok()?))
-}
-
-/// The id of an event.
-pub fn id((account, stream): Source, number: usize) -> String {
-    format!("{account}.{}-{number}", stream.trim_end_matches('s'))
 }
 
 /// The index up to which a position has come; none for `tail`.
@@ -71,8 +51,8 @@ enum Answer {
 }
 
 impl Vendor {
-    fn page(&self, world: &World, source: Source, position: &str, limit: usize) -> Answer {
-        let emitted = self.emitted(source);
+    fn page(&self, world: &World, stream: &str, position: &str, limit: usize) -> Answer {
+        let emitted = self.emitted(stream);
         let asked = {
             let mut asked = self.asked.lock().unwrap();
             *asked += 1;
@@ -99,7 +79,7 @@ impl Vendor {
             }
         }
         let top = until >= emitted && moved.is_empty();
-        let items: Vec<String> = (first.min(until)..until).map(|at| item(source, at)).collect();
+        let items: Vec<String> = (first.min(until)..until).map(|at| item(stream, at)).collect();
         let broken = if items.is_empty() { broken.trim_end_matches(',') } else { broken };
         let items = items.join(",");
         let page = format!(r#"{{"items":[{broken}{items}],"meta":{{"position":"at/{until}{moved}","top":{top}}}}}"#);
@@ -107,10 +87,10 @@ impl Vendor {
     }
 }
 
-fn item(source: Source, at: usize) -> String {
-    let (resource, record, id) = (source.1.trim_end_matches('s'), at % RECORDS, id(source, at));
+fn item(stream: &str, at: usize) -> String {
+    let (resource, record) = (stream.trim_end_matches('s'), at % RECORDS);
     format!(
-        r#"{{"data":{{"id":{record},"n":{at}}},"meta":{{"event_id":"{id}","event_type":"updated","event_time":"2024-02-14T10:30:00Z","sequence":{at},"type":"{resource}"}}}}"#
+        r#"{{"data":{{"id":{record},"n":{at}}},"meta":{{"event_id":"{resource}-{at}","event_type":"updated","event_time":"2024-02-14T10:30:00Z","sequence":{at},"type":"{resource}"}}}}"#
     )
 }
 
@@ -119,8 +99,6 @@ pub struct Servers {
     net: Net,
     vendor: Arc<Vendor>,
     oracle: Arc<Oracle>,
-    /// Told apart by [`Flaw::RandomWebhookId`].
-    life: u64,
 }
 
 impl Servers {
@@ -128,22 +106,21 @@ impl Servers {
     pub fn transport(net: &Net, vendor: &Arc<Vendor>, oracle: &Arc<Oracle>) -> Transport {
         static CLIENT: OnceLock<Client> = OnceLock::new();
         let client = CLIENT.get_or_init(|| standpipe::http::client_builder().build().unwrap());
-        let life = net.world.dice().random();
-        let servers = Self { net: net.clone(), vendor: vendor.clone(), oracle: oracle.clone(), life };
+        let servers = Self { net: net.clone(), vendor: vendor.clone(), oracle: oracle.clone() };
         Transport::Memory(client.clone(), Arc::new(servers))
     }
 }
 
 impl Server for Servers {
     fn answer(&self, request: Request) -> BoxFuture<'static, Result<Response, reqwest::Error>> {
-        let (net, vendor, oracle, life) = (self.net.clone(), self.vendor.clone(), self.oracle.clone(), self.life);
+        let (net, vendor, oracle) = (self.net.clone(), self.vendor.clone(), self.oracle.clone());
         Box::pin(async move {
             let limit = request.timeout().copied().unwrap_or(Duration::from_mins(1));
             let world = net.world.clone();
-            let answered = if request.url().host_str().is_some_and(|host| host.ends_with("vendor.example")) {
+            let answered = if request.url().host_str() == Some("vendor.example") {
                 net.ask("polling", move || poll(&world, &vendor, &request)).await
             } else {
-                net.ask("posting", move || receive(&world, &oracle, &request, life)).await
+                net.ask("posting", move || receive(&world, &oracle, &request)).await
             };
             match answered {
                 Ok(Answer::Page(body)) => Ok(response(200, None, body)),
@@ -164,22 +141,16 @@ impl Server for Servers {
 
 fn poll(world: &World, vendor: &Vendor, request: &Request) -> Answer {
     let url = request.url();
-    let account = ACCOUNTS.into_iter().find(|account| url.host_str().is_some_and(|host| host.starts_with(account)));
     let stream = url.path_segments().and_then(|mut path| path.nth(1)).unwrap_or_default();
-    let stream = STREAMS.into_iter().find(|known| *known == stream);
     let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
-    vendor.page(world, (account.unwrap(), stream.unwrap()), &query["position"], query["limit"].parse().unwrap())
+    vendor.page(world, stream, &query["position"], query["limit"].parse().unwrap())
 }
 
 /// Whether it takes the event is one thing, whether it says so another.
-fn receive(world: &World, oracle: &Oracle, request: &Request, life: u64) -> Answer {
+fn receive(world: &World, oracle: &Oracle, request: &Request) -> Answer {
     let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
-    let mut id = header("webhook-id");
-    if world.has(Flaw::RandomWebhookId) {
-        id = format!("{id}-{life}");
-    }
-    let shard = Shard(header("standpipe-shard").parse().unwrap());
-    let (seq, body) = (Seq(header("standpipe-seq").parse().unwrap()), request.body().unwrap().as_bytes().unwrap());
+    let id = header("webhook-id");
+    let (seq, body) = (header("standpipe-seq").parse().unwrap(), request.body().unwrap().as_bytes().unwrap());
     let (takes, answer) = if world.befalls(world.weather().misbehaves) {
         world.count("receiver misbehaves");
         let what = world.dice().random_range(0..10);
@@ -197,7 +168,7 @@ fn receive(world: &World, oracle: &Oracle, request: &Request, life: u64) -> Answ
         (true, Answer::Status(200, None))
     };
     if takes {
-        oracle.received(&id, (shard, seq), body);
+        oracle.received(&id, standpipe::event::Seq(seq), body);
     }
     answer
 }

@@ -13,8 +13,6 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::flaw::Flaw;
-
 /// How often what happens, out of a thousand calls. Each seed has its own, and many of them are nought: a storm of
 /// everything at once hides what a single fault does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,27 +35,12 @@ pub struct Weather {
     pub doubt: u32,
     /// A transaction's marks come late.
     pub late_marks: u32,
-    /// PostgreSQL is put back to what it was, out of a thousand bursts.
-    pub rewinds: u32,
-    /// Partitions of Kafka lose their ends, out of a thousand bursts.
-    pub cuts: u32,
-}
-
-/// What there is, drawn by the seed.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// Shards, and as many accounts.
-    pub shards: u16,
-    /// Whether there is a second Kafka sink, with other rules.
-    pub far: bool,
 }
 
 pub struct World {
     dice: Mutex<StdRng>,
     weather: Weather,
-    pub layout: Layout,
     calm: AtomicBool,
-    pub flaw: Option<Flaw>,
     broken: Mutex<Option<String>>,
     pub failed: Notify,
     pub trace: bool,
@@ -66,10 +49,10 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, flaw: Option<Flaw>, trace: bool) -> Arc<Self> {
+    pub fn new(seed: u64, trace: bool) -> Arc<Self> {
         let mut dice = StdRng::seed_from_u64(seed);
-        // A flaw needs a storm to show itself soon; now and then there is one without.
-        let storm = dice.random_ratio(1, 8) || flaw.is_some();
+        // A mutant needs a storm to show itself soon; now and then there is one without.
+        let storm = dice.random_ratio(1, 8) || std::env::var_os("STANDPIPE_MUTANT").is_some();
         let mut some = |most: u32| match dice.random_ratio(1, 2) {
             _ if storm => most,
             true => dice.random_range(1..=most),
@@ -85,26 +68,17 @@ impl World {
             misbehaves: some(150),
             doubt: some(200),
             late_marks: some(300),
-            rewinds: some(250),
-            cuts: some(250),
         };
-        let layout = Layout { shards: 1 + u16::from(dice.random_ratio(1, 3)), far: dice.random_ratio(1, 2) };
         Arc::new(Self {
             dice: Mutex::new(dice),
             weather,
-            layout,
             calm: AtomicBool::new(false),
-            flaw,
             broken: Mutex::new(None),
             failed: Notify::new(),
             trace,
             began: Instant::now(),
             counts: Mutex::default(),
         })
-    }
-
-    pub fn has(&self, flaw: Flaw) -> bool {
-        self.flaw == Some(flaw)
     }
 
     pub fn dice(&self) -> MutexGuard<'_, StdRng> {

@@ -6,6 +6,7 @@ pub mod emitted;
 pub mod http;
 pub mod kafka;
 pub mod keeper;
+pub mod mutants;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod program;

@@ -30,6 +30,7 @@ use crate::event::{
     AccountName, Chain, ContentHash, DedupeKey, Epoch, EventType, Failures, Gap, LedgerId, Position, Recorded,
     Rejected, Replay, Seq, Shard, SinkName, StreamKey, Void,
 };
+use crate::mutant::{Mutant, planted};
 
 /// A call that was not answered: whether it was carried out cannot be told.
 #[derive(Clone, Copy, Debug)]
@@ -55,39 +56,15 @@ impl Wire for Direct {
     }
 }
 
-/// A ledger that was built wrong: what a simulation must find, or it finds nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// INV-6: any owner may write.
-    EpochUnchecked,
-    /// INV-1: the position is committed before the events.
-    PositionFirst,
-    /// INV-1: a known id is recorded again.
-    DedupeForgets,
-    /// INV-2: a seq that was given for nothing stays away, as with a sequence object.
-    SequenceObject,
-    /// INV-3: a page is recorded wherever its stream is.
-    PositionUnchecked,
-    /// INV-18: what Kafka has used beyond the head is given again.
-    VoidUnmarked,
-    /// INV-18: the head is raised once, not to the furthest sink.
-    VoidTooShort,
-    /// INV-18: nothing of what a sink has delivered is known again.
-    SkipsForgotten,
-}
-
 /// The ledger. Cheap to clone; all clones are the same ledger.
 #[derive(Clone)]
 pub struct Model {
     id: LedgerId,
     shards: Arc<[Mutex<State>]>,
     database: Arc<Mutex<Database>>,
-    /// In which database the present owners of one process began.
-    homes: Arc<Mutex<BTreeMap<Shard, u64>>>,
     wire: Arc<dyn Wire>,
     clock: Clock,
     lease_ttl: Duration,
-    flaw: Option<Flaw>,
 }
 
 /// Where the ledger lives, and which accounts it has seen.
@@ -149,7 +126,7 @@ pub struct State {
     types: BTreeMap<EventType, i32>,
     dialects: BTreeMap<AccountName, Dialect>,
     failures: BTreeMap<SinkName, Failures>,
-    /// Seqs given for nothing ([`Flaw::SequenceObject`]).
+    /// Seqs given for nothing ([`Mutant::SequenceObject`]).
     burnt: u64,
 }
 
@@ -187,7 +164,7 @@ pub struct Delivery {
 
 impl fmt::Debug for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Model").field("flaw", &self.flaw).finish_non_exhaustive()
+        f.debug_struct("Model").finish_non_exhaustive()
     }
 }
 
@@ -202,28 +179,13 @@ impl Model {
     #[must_use]
     pub fn with_shards(id: LedgerId, shards: u16, clock: Clock, lease_ttl: Duration) -> Self {
         let shards = (0..shards).map(|_| Mutex::new(State::new(id))).collect();
-        Self {
-            id,
-            shards,
-            database: Arc::default(),
-            homes: Arc::default(),
-            wire: Arc::new(Direct),
-            clock,
-            lease_ttl,
-            flaw: None,
-        }
+        Self { id, shards, database: Arc::default(), wire: Arc::new(Direct), clock, lease_ttl }
     }
 
-    /// The same ledger at the end of another wire, of another process.
+    /// The same ledger at the end of another wire.
     #[must_use]
     pub fn over(&self, wire: impl Wire) -> Self {
-        Self { wire: Arc::new(wire), homes: Arc::default(), ..self.clone() }
-    }
-
-    /// The same ledger, built wrong.
-    #[must_use]
-    pub fn with_flaw(&self, flaw: Option<Flaw>) -> Self {
-        Self { flaw, ..self.clone() }
+        Self { wire: Arc::new(wire), ..self.clone() }
     }
 
     /// What it holds now of a shard, without a wire.
@@ -262,10 +224,6 @@ impl Model {
         Shard(u16::try_from(at % self.shards.len()).unwrap_or(0))
     }
 
-    fn homes(&self) -> MutexGuard<'_, BTreeMap<Shard, u64>> {
-        self.homes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// One call, bounded as every call of the ledger is.
     async fn call<T: Send + 'static>(
         &self,
@@ -273,12 +231,15 @@ impl Model {
         shard: Shard,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        if usize::from(shard.0) >= self.shards.len() {
-            let why = format!("the model has no shard {shard}");
-            return Err(LedgerError::Refused { doing: "looking up a shard", why });
-        }
+        let noted = move |state: &mut State| {
+            let done = work(state);
+            if let Err(error @ LedgerError::Refused { .. }) = &done {
+                state.refused = Some(error.to_string());
+            }
+            done
+        };
         let answered = async {
-            self.carry(doing, shard, work)
+            self.carry(doing, shard, noted)
                 .await
                 .map_err(|Lost| LedgerError::Unavailable { doing, source: "the connection broke".into() })?
         };
@@ -293,6 +254,10 @@ impl Model {
     ) -> Result<T, Lost> {
         let (answer, answered) = oneshot::channel();
         let (model, database) = (self.clone(), self.database().number);
+        let at = usize::from(shard.0);
+        if at >= self.shards.len() {
+            return Err(Lost);
+        }
         let work = Box::new(move || {
             // A connection ends with its database.
             if model.database().number == database {
@@ -312,22 +277,11 @@ impl Model {
         owner: Ownership,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let checked = self.flaw != Some(Flaw::EpochUnchecked);
-        // A connection ends with its database, so that this is the one that is written to.
-        let (known, database) = (self.homes().get(&owner.shard).copied(), self.database().number);
         self.call(doing, owner.shard, move |state| {
-            if checked && state.epoch != owner.epoch {
+            if state.epoch != owner.epoch && !planted(Mutant::EpochUnchecked) {
                 return Err(fenced(owner));
             }
-            if known.is_some_and(|known| known != database) {
-                let why = "the ledger lives in another database now".to_owned();
-                return Err(LedgerError::Moved { shard: owner.shard, why });
-            }
-            let done = work(state);
-            if let Err(error @ LedgerError::Refused { .. }) = &done {
-                state.refused = Some(error.to_string());
-            }
-            let done = done?;
+            let done = work(state)?;
             state.written = Some((owner.epoch, state.epoch));
             Ok(done)
         })

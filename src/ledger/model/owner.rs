@@ -30,14 +30,11 @@ impl OwnerBook for Model {
     }
 
     async fn home(&self, shard: Shard) -> Result<Home, LedgerError> {
-        let number = self.database().number;
-        let now = format!("database {number}");
-        let home = self.call("looking which database the ledger lives in", shard, |state| {
+        let now = format!("database {}", self.database().number);
+        self.call("looking which database the ledger lives in", shard, |state| {
             Ok(Home { noted: state.home.clone(), now })
-        });
-        let home = home.await?;
-        self.homes().insert(shard, number);
-        Ok(home)
+        })
+        .await
     }
 
     async fn settle(&self, owner: Ownership, home: &Home) -> Result<(), LedgerError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Flaw, Lost, Model, State, Stream, fenced};
+use super::{Lost, Model, State, Stream, fenced};
 use crate::event::ports::{Dialect, LedgerError, Ownership, ReadLedger, StreamBook, StreamRow, StreamState};
 use crate::event::{
     AccountName, Batch, Chain, DedupeKey, Epoch, Event, EventType, Gap, Position, Recorded, Rejected, Replay, Seq,
@@ -18,6 +18,7 @@ use crate::ledger::lease::LeaseBook;
 use crate::ledger::plan::{Answer, Draft, Element, Kind};
 use crate::ledger::store::{Doubt, Settled, Standing, Store};
 use crate::ledger::wishes::Wishes;
+use crate::mutant::{Mutant, planted};
 
 /// A draft on its way.
 #[derive(Debug)]
@@ -84,8 +85,8 @@ impl State {
     }
 
     /// As `standpipe_record` does, in its order.
-    fn record(&mut self, call: Call, flaw: Option<Flaw>) -> Answer {
-        let epoch = self.epoch == call.owner.epoch || flaw == Some(Flaw::EpochUnchecked);
+    fn record(&mut self, call: Call) -> Answer {
+        let epoch = self.epoch == call.owner.epoch || planted(Mutant::EpochUnchecked);
         if !epoch || self.head() != call.head || self.chain() != call.chain {
             return self.answer("fenced");
         }
@@ -93,9 +94,9 @@ impl State {
         let mut elsewhere = self.answer("superseded");
         for step in &call.moves {
             let row = self.streams.get(&step.key).map(|stream| &stream.row);
-            let there =
-                row.is_some_and(|row| row.position == step.from && (step.seek || row.state != StreamState::Paused));
-            if !there && !matches!(flaw, Some(Flaw::PositionUnchecked | Flaw::PositionFirst)) {
+            let from = if planted(Mutant::PositionFirst) { &step.to } else { &step.from };
+            let there = row.is_some_and(|row| row.position == *from && (step.seek || row.state != StreamState::Paused));
+            if !there && !planted(Mutant::PositionUnchecked) {
                 elsewhere.superseded.push(step.number);
                 elsewhere.superseded_at.push(row.map(|row| row.position.as_str().as_bytes().to_vec()));
             }
@@ -104,8 +105,10 @@ impl State {
             self.burnt += call.elements.len() as u64;
             return elsewhere;
         }
-        let known = self.insert(&call, flaw);
-        self.advance(&call.moves, call.at);
+        let known = self.insert(&call);
+        if !planted(Mutant::PositionFirst) {
+            self.advance(&call.moves, call.at);
+        }
         self.rejected.extend(call.rejected);
         self.gaps.extend(call.gaps);
         self.written = Some((call.owner.epoch, self.epoch));
@@ -119,20 +122,20 @@ impl State {
     }
 
     /// The events whose ids are new (INV-1), densely numbered (INV-2); gives the others.
-    fn insert(&mut self, call: &Call, flaw: Option<Flaw>) -> Vec<(i32, Seq, Uuid)> {
+    fn insert(&mut self, call: &Call) -> Vec<(i32, Seq, Uuid)> {
         let mut known = Vec::new();
         let mut seen = HashSet::new();
         for (at, (event, kind, replay)) in call.elements.iter().enumerate() {
             if replay.is_none()
                 && let Some((seq, hash)) = self.ids.get(&event.dedupe_key).copied()
-                && !(flaw == Some(Flaw::DedupeForgets) && seen.insert(event.dedupe_key))
+                && !(planted(Mutant::DedupeTooShort) && seen.insert(event.dedupe_key))
             {
                 self.conflicts += usize::from(hash != event.content_hash);
                 known.push((i32::try_from(at + 1).unwrap_or(i32::MAX), seq, Uuid::from_bytes(hash.0)));
                 continue;
             }
             let mut seq = self.head().next();
-            if flaw == Some(Flaw::SequenceObject) {
+            if planted(Mutant::SequenceObject) {
                 seq.0 += std::mem::take(&mut self.burnt);
             }
             if let Kind::Replay(number) = kind
@@ -235,8 +238,8 @@ impl Store for Model {
 
     async fn record(&self, (): &mut (), draft: &Draft, owner: Ownership, head: (Seq, Chain)) -> Result<Answer, Doubt> {
         let lost = |Lost| Doubt::Unknown(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
-        let (call, flaw) = (Call::of(draft, owner, head, self.clock.now()), self.flaw);
-        if flaw == Some(Flaw::PositionFirst) {
+        let call = Call::of(draft, owner, head, self.clock.now());
+        if planted(Mutant::PositionFirst) {
             let (moves, at) = (call.moves.clone(), call.at);
             let first = move |state: &mut State| {
                 let fits = |step: &Move| state.streams.get(&step.key).is_some_and(|it| it.row.position == step.from);
@@ -246,7 +249,7 @@ impl Store for Model {
             };
             self.carry("moving positions", owner.shard, first).await.map_err(lost)?;
         }
-        self.carry("recording", owner.shard, move |state| state.record(call, flaw)).await.map_err(lost)
+        self.carry("recording", owner.shard, move |state| state.record(call)).await.map_err(lost)
     }
 
     async fn refused(&self, _: &[Element], error: &sqlx::Error) -> Result<(usize, String), LedgerError> {

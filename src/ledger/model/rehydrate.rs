@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Flaw, Model, State};
+use super::Model;
 use crate::event::ports::{ChainAt, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
 use crate::event::{Chain, Replay, Seq, Shard, SinkName, Void};
 
@@ -15,7 +15,7 @@ impl RehydrateBook for Model {
         chain: Chain,
         base: Seq,
     ) -> Result<Rehydration, LedgerError> {
-        let (doing, sink, flaw) = ("rehydrating a sink", sink.clone(), self.flaw);
+        let (doing, sink) = ("rehydrating a sink", sink.clone());
         self.write(doing, owner, move |state| {
             let begun = |(name, way, _): &&(SinkName, Rehydration, bool)| {
                 *name == sink && way.found == found && way.chain == chain
@@ -25,19 +25,12 @@ impl RehydrateBook for Model {
             }
             let used = found.min(state.head());
             let until = state.events.iter().rev().map(|event| event.seq).find(|seq| *seq <= used).unwrap_or(base);
-            let marks = match flaw {
-                Some(Flaw::VoidUnmarked) => false,
-                Some(Flaw::VoidTooShort) => state.voids.is_empty(),
-                _ => true,
-            };
-            if found > state.head() && marks {
+            if found > state.head() {
                 let void = (state.head(), Void { to: found, chain });
                 state.voids.push(void);
             }
-            // Beyond the head only where a flaw leaves the void out.
-            let place = found.min(state.head());
-            let inside = state.voids.iter().find(|(before, void)| *before < place && void.to >= place);
-            let goes_on = inside.map_or(place, |(_, void)| void.to);
+            let inside = state.voids.iter().find(|(before, void)| *before < found && void.to >= found);
+            let goes_on = inside.map_or(found, |(_, void)| void.to);
             let ChainAt::Known(goes_on_chain) = state.chain_at(goes_on) else {
                 return Err(LedgerError::Refused { doing, why: format!("the chain at {goes_on} is not kept") });
             };
@@ -70,7 +63,6 @@ impl RehydrateBook for Model {
 
     async fn skips(&self, sink: &SinkName, shard: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
         let (sink, of) = (sink.clone(), of.to_vec());
-        let of = if self.flaw == Some(Flaw::SkipsForgotten) { Vec::new() } else { of };
         self.call("asking what a sink has delivered", shard, move |state| {
             Ok(of.into_iter().filter(|one| state.skips.contains(&(sink.clone(), *one))).collect())
         })
@@ -81,18 +73,6 @@ impl RehydrateBook for Model {
         let sink = sink.clone();
         self.call("asking whether a sink skips anything", shard, move |state| {
             Ok(state.skips.iter().any(|(name, _)| *name == sink))
-        })
-        .await
-    }
-
-    async fn forget_skips(&self, sink: &SinkName, owner: Ownership, after: Seq, upto: Seq) -> Result<(), LedgerError> {
-        let sink = sink.clone();
-        self.write("forgetting what a sink skips", owner, move |state| {
-            let State { events, skips, .. } = state;
-            for event in events.iter().filter(|event| event.seq > after && event.seq <= upto) {
-                skips.remove(&(sink.clone(), Delivered::of(event)));
-            }
-            Ok(())
         })
         .await
     }

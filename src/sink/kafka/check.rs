@@ -18,6 +18,9 @@ use crate::event::{LedgerId, Shard, SinkName};
 /// Brokers that refuse a check for so long will not take it: another one of them may still.
 const REFUSED_FOR: Duration = Duration::from_secs(2);
 
+/// How long a start waits for brokers with one client, before it makes another of what the secret files hold then.
+const EACH_TRY: Duration = Duration::from_secs(5);
+
 /// What a check of a sink found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -63,7 +66,8 @@ pub async fn check(
     Ok(Checked { settings: described, guarantee: findings.guarantee(), warnings: findings.warnings })
 }
 
-/// Waits until a broker answers, at most `limit`; the error then says why none does.
+/// Waits until a broker answers, at most `limit`; the error then says why none does. Secret files are read anew every few
+/// seconds, so that one that is mended meanwhile is taken up.
 pub async fn reach(
     deployment: &str,
     name: &SinkName,
@@ -71,13 +75,23 @@ pub async fn reach(
     limit: Duration,
 ) -> Result<(), KafkaSinkError> {
     let nil = LedgerId(uuid::Uuid::nil());
-    let settings = Settings::new(deployment, name, nil, 1, Shard(0), config.clone());
-    thread::call("looking for a broker", limit, move || {
-        let looker = Looker::new(&settings, Isolation::Committed)?;
-        // The brokers may learn of our credentials while the start waits.
-        look_for_brokers(&looker, &settings, limit, limit)
-    })
-    .await
+    let deadline = Instant::now() + limit;
+    let mut each = limit.min(EACH_TRY);
+    loop {
+        let settings = Settings::new(deployment, name, nil, 1, Shard(0), config.clone());
+        let asked = thread::call("looking for a broker", each, move || {
+            let looker = Looker::new(&settings, Isolation::Committed)?;
+            // The brokers may learn of our credentials while the start waits.
+            look_for_brokers(&looker, &settings, each, each)
+        });
+        let Err(error) = asked.await else { return Ok(()) };
+        each = deadline.saturating_duration_since(Instant::now()).min(EACH_TRY);
+        // What is left must be enough to learn more than that there was no time.
+        if each < Duration::from_secs(1) || matches!(error, KafkaSinkError::Property { .. }) {
+            return Err(error);
+        }
+        tracing::warn!(sink = %name, error = &error as &dyn std::error::Error, "no broker is within reach yet");
+    }
 }
 
 /// Waits until a broker answers, at most `limit`, or at most `refused` while all that is heard is that they refuse us.

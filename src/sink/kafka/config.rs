@@ -9,6 +9,7 @@ use super::cursor::{control_topic, cursor_topic};
 use super::error::KafkaSinkError;
 use crate::config::{KafkaConfig, OWNED_PROPERTIES};
 use crate::event::{LedgerId, Shard, SinkName};
+use crate::mutant::{Mutant, planted};
 
 /// How long the broker lets a transaction stay open.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,6 +77,12 @@ impl Settings {
             control_topic: control_topic(deployment),
             config,
         }
+    }
+
+    /// The shard's own partition of the cursor topic: the open transaction of another producer hides what is committed
+    /// behind it, and would hide this shard's cursors (INV-8).
+    pub(super) fn cursor_partition(&self) -> i32 {
+        if planted(Mutant::SharedCursorPartition) { 0 } else { i32::from(self.shard.0) }
     }
 
     /// What every client has: brokers, the user's properties, secrets read anew.
@@ -330,6 +337,7 @@ mod tests {
     }
 
     /// INV-16.
+    /// Field 12: what the client really does is read back, asserted and told.
     #[test]
     fn the_effective_settings_are_told_without_secrets() {
         let properties = [("linger.ms", "1"), ("sasl.username", "anna"), ("client.rack", "r1")];

@@ -10,6 +10,9 @@ use crate::event::{Chain, LedgerId, Seq, Shard};
 
 /// The version of the value's form that this program writes, and the highest that it reads.
 const VERSION: u32 = 1;
+/// Partitions of all topics of a cursor, at most: a record that claims more is no cursor of ours, and must not take the
+/// memory that it claims.
+const MOST_PARTITIONS: i64 = 1_000_000;
 
 /// A sink's place in its shard, and what it has last written where.
 ///
@@ -29,6 +32,7 @@ pub struct Cursor {
     #[serde(serialize_with = "chain_as_text", deserialize_with = "chain_from_text")]
     pub chain: Chain,
     /// Every topic that was written to.
+    #[serde(deserialize_with = "tails_within_bounds")]
     pub topics: Tails,
     /// The instance that wrote it; none where an older program did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,19 +132,30 @@ impl Serialize for Tail {
     }
 }
 
-impl<'de> Deserialize<'de> for Tail {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let form = TailForm::deserialize(deserializer)?;
-        if !(1..=100_000).contains(&form.partitions) {
-            return Err(serde::de::Error::custom("a topic has 1 to 100000 partitions"));
-        }
+impl TryFrom<TailForm> for Tail {
+    type Error = &'static str;
+
+    fn try_from(form: TailForm) -> Result<Self, Self::Error> {
         let mut tail = Self::new(form.partitions);
         for (partition, seq) in form.last {
-            *tail.last.get_mut(partition).ok_or_else(|| serde::de::Error::custom("a partition beyond the count"))? =
-                seq;
+            *tail.last.get_mut(partition).ok_or("a partition beyond the count")? = seq;
         }
         Ok(tail)
     }
+}
+
+/// Looks at the counts of all before there is room for any.
+fn tails_within_bounds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tails, D::Error> {
+    use serde::de::Error as _;
+    let forms = BTreeMap::<Arc<str>, TailForm>::deserialize(deserializer)?;
+    if !forms.values().all(|form| (1..=100_000).contains(&form.partitions)) {
+        return Err(D::Error::custom("a topic has 1 to 100000 partitions"));
+    }
+    if forms.values().map(|form| i64::from(form.partitions)).sum::<i64>() > MOST_PARTITIONS {
+        return Err(D::Error::custom("more partitions than any cluster has"));
+    }
+    let tails = forms.into_iter().map(|(topic, form)| Ok((topic, Tail::try_from(form)?)));
+    tails.collect::<Result<_, &str>>().map_err(D::Error::custom)
 }
 
 fn chain_as_text<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
@@ -175,5 +190,18 @@ mod tests {
         let newer = json.replace(r#""version":1"#, r#""version":2"#);
         assert!(matches!(Cursor::from_json(newer.as_bytes()), Err(CursorError::Newer(2))));
         assert!(matches!(Cursor::from_json(b"{}"), Err(CursorError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_record_that_claims_more_partitions_than_there_are_is_no_cursor() {
+        let with = |topics: usize| {
+            let cursor = Cursor::new(LedgerId(uuid::Uuid::nil()), Shard(0), Seq(7), Chain([0; 32]), Tails::new());
+            let topics: Vec<String> =
+                (0..topics).map(|at| format!(r#""t{at}":{{"partitions":100000,"last":{{}}}}"#)).collect();
+            let json = String::from_utf8(cursor.to_json()).unwrap();
+            Cursor::from_json(json.replace(r#""topics":{"#, &format!(r#""topics":{{{}"#, topics.join(","))).as_bytes())
+        };
+        assert_eq!(with(10).unwrap().topics.len(), 10);
+        assert!(matches!(with(11), Err(CursorError::Malformed(_))));
     }
 }

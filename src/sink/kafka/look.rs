@@ -17,6 +17,7 @@ use super::cursor::{Cursor, Tails};
 use super::error::KafkaSinkError;
 use super::read::{header, read_through};
 use crate::event::Seq;
+use crate::mutant::{Mutant, planted};
 
 /// How many offsets the first look takes; each further one eight times as many.
 const FIRST_STEP: i64 = 64;
@@ -51,7 +52,8 @@ impl Views {
                 looker.failed(format!("asking for the watermarks of partition {partition} of `{topic}`"), error)
             })
         };
-        let (low, high) = watermarks(&self.uncommitted)?;
+        let seen = if planted(Mutant::LastStableOffset) { &self.committed } else { &self.uncommitted };
+        let (low, high) = watermarks(seen)?;
         loop {
             // For a read_committed client the end is the last stable offset.
             let (_, stable) = watermarks(&self.committed)?;
@@ -69,7 +71,7 @@ impl Views {
 /// The last committed cursor of the shard.
 pub(super) fn cursor(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
     let views = Views::new(settings)?;
-    let (topic, partition) = (settings.cursor_topic.as_str(), i32::from(settings.shard.0));
+    let (topic, partition) = (settings.cursor_topic.as_str(), settings.cursor_partition());
     let decided = views.decided(topic, partition, Instant::now() + 2 * TRANSACTION_TIMEOUT)?;
     last_of(&views.committed, settings, decided)
 }
@@ -77,7 +79,7 @@ pub(super) fn cursor(settings: &Settings) -> Result<CursorFound, KafkaSinkError>
 /// The last cursor that is committed now, whatever else may be under way.
 pub(super) fn cursor_now(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
     let committed = Looker::new(settings, Isolation::Committed)?;
-    let (topic, partition) = (settings.cursor_topic.as_str(), i32::from(settings.shard.0));
+    let (topic, partition) = (settings.cursor_topic.as_str(), settings.cursor_partition());
     let there = committed.partitions(topic, Instant::now() + ADMIN_TIMEOUT)?;
     if there.is_none_or(|count| count <= partition) {
         return Ok(CursorFound { low: 0, cursor: None, written_at: None });
@@ -90,7 +92,7 @@ pub(super) fn cursor_now(settings: &Settings) -> Result<CursorFound, KafkaSinkEr
 }
 
 fn last_of(committed: &Looker, settings: &Settings, decided: Decided) -> Result<CursorFound, KafkaSinkError> {
-    let (topic, partition) = (settings.cursor_topic.as_str(), i32::from(settings.shard.0));
+    let (topic, partition) = (settings.cursor_topic.as_str(), settings.cursor_partition());
     let mut step = FIRST_STEP;
     loop {
         let from = decided.low.max(decided.high - step);
@@ -179,16 +181,12 @@ fn look_back(
     Ok(())
 }
 
-/// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote in its order: a repair stands out of it
-/// on purpose, and ends nothing.
+/// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote.
 pub(super) fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
-    link(message, ledger, shard).filter(|_| header(message, "standpipe-repair").is_none())
-}
-
-/// The same, whether it is a repair or not.
-pub(super) fn link(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
     let value = |name: &str| header(message, name);
-    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
+    // A repair stands out of order on purpose, and ends nothing.
+    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard || value("standpipe-repair").is_some()
+    {
         return None;
     }
     Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))

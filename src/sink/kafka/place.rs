@@ -11,6 +11,7 @@ use crate::event::ports::{
     ChainAt, Feed, LedgerError, Ownership, RehydrateBook, Route, ShardBounds, SinkBook, SinkRow,
 };
 use crate::event::{Chain, Seq, SinkName};
+use crate::mutant::{Mutant, planted};
 
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
@@ -76,11 +77,18 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         }
         cluster.cursor_topic(true).await?;
     }
+    let early = if planted(Mutant::CursorBeforeInit) { Some(cluster.last_cursor().await?) } else { None };
     let producer = cluster.fence().await?;
     fail::fail_point!("kafka::after_init");
-    let mut found = cluster.read_cursor(&producer).await?;
+    let mut found = match early {
+        None => cluster.read_cursor(&producer).await?,
+        Some(early) => early,
+    };
     fail::fail_point!("kafka::after_cursor");
     let bounds = start.book.bounds(settings.shard).await?;
+    if planted(Mutant::CursorInLedgerOnly) {
+        return adopt(start, producer, row, &bounds).await;
+    }
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
     }
@@ -189,7 +197,7 @@ async fn first<P: Transactions, B: SinkBook>(
 
 /// An operator's seek: the cursor is set in a transaction, then the ledger is told. A crash between the two carries it
 /// out again, which changes nothing, because nothing is delivered before both are done.
-async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
+async fn seek<C: Cluster, B: SinkBook>(
     start: &Start<'_, B>,
     cluster: &mut C,
     producer: C::Producer,
@@ -198,7 +206,6 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
     bounds: &ShardBounds,
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
     let settings = start.settings;
-    let passed = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq).min(bounds.head);
     let tails = match cursor {
         Some(cursor) if cursor.ledger != bounds.ledger => {
             let topic = settings.cursor_topic.clone();
@@ -212,11 +219,6 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
     }
     if to.next() < bounds.oldest {
         return Err(Stop::Seek { to, why: format!("the oldest event kept is {}", bounds.oldest) }.into());
-    }
-    // Before the cursor is back there, so that a crash leaves nothing that would be skipped against the operator's will.
-    // What lies beyond the former cursor has not come again yet, and is still skipped.
-    if to < passed && start.book.has_skips(start.sink, settings.shard).await? {
-        start.book.forget_skips(start.sink, start.owner, to, passed).await?;
     }
     let placed = write(start, producer, to, tails, bounds).await?;
     start.book.sought(start.sink, start.owner, to).await?;

@@ -29,7 +29,7 @@ pub(super) fn cursor_topic(settings: &Settings, handle: &Handle, create: bool) -
             make(settings, handle, &looker, topic, i32::from(settings.shards), &config)?
         }
     };
-    if count <= i32::from(settings.shard.0) {
+    if count <= settings.cursor_partition() {
         return Err(KafkaSinkError::Topic {
             topic: topic.to_owned(),
             why: format!(

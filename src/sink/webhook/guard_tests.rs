@@ -11,6 +11,7 @@ fn url(text: &str) -> Url {
     Url::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+/// Field 11: private, mapped, metadata: in every spelling.
 #[test]
 fn a_hostile_address_is_refused_however_it_is_spelled() {
     for host in [

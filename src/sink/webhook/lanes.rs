@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::event::Seq;
+use crate::mutant::{Mutant, planted};
 
 /// Names a lane. A hash: two records that share one wait for each other needlessly and lose nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +43,7 @@ impl Lanes {
             (_, Some(last)) if *last > seq => Entry::Repeated,
             (Some(first), _) => {
                 lane.push_back(seq);
-                Entry::Behind(first)
+                if planted(Mutant::LaneOvertaken) { Entry::First } else { Entry::Behind(first) }
             }
             (None, _) => {
                 lane.push_back(seq);

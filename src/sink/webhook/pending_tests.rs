@@ -273,6 +273,7 @@ proptest! {
 
     /// INV-10, INV-12: whatever the endpoint answers in whatever order, and wherever a crash strikes, nothing is lost, the
     /// cursor passes nothing that is not kept, and first deliveries of one record come in source order.
+    /// Field 5: retries, whatever fails, keep the order of a record.
     #[test]
     fn any_course_keeps_the_order_of_a_record_and_loses_nothing(steps in proptest::collection::vec(step(), 1..250)) {
         play(Order::Record, &steps);

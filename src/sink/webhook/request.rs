@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::WebhookConfig;
 use crate::event::{Recorded, Shard};
 use crate::http::Transport;
+use crate::mutant::{Mutant, planted};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -161,6 +162,10 @@ enum Way {
 impl Sender {
     /// For one sink. Fails where the machine's roots cannot be had.
     pub fn new(config: &WebhookConfig, guard: &Guard, clock: Clock) -> std::io::Result<Self> {
+        if planted(Mutant::RedirectFollowed) {
+            let follows = crate::http::client_builder().build().map_err(std::io::Error::other)?;
+            return Ok(Self::over(Transport::Network(follows), config, clock));
+        }
         let connections = Connections::new(guard, config.connect_timeout)?;
         Ok(Self { way: Way::Kept(Arc::new(connections)), clock, timeout: config.timeout })
     }

@@ -9,7 +9,6 @@ use hyper::header::{HeaderMap, RETRY_AFTER};
 use time::OffsetDateTime;
 
 use super::guard::Refused;
-use super::schedule;
 
 /// Of an answer's body, so much is read: enough to use the connection again after a sane answer, and an end to an
 /// endless one.
@@ -92,7 +91,7 @@ pub fn verdict(status: StatusCode) -> Verdict {
 /// What the endpoint asked us to wait.
 #[must_use]
 pub fn asked_to_wait(headers: &HeaderMap, now: OffsetDateTime) -> Option<Duration> {
-    schedule::retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
+    crate::http::retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now)
 }
 
 /// What an endpoint answered.

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 
 /// A `Retry-After` is honoured from one second to one day: longer than the longest wait of the default schedule helps
 /// nobody, and a receiver's mistake must not silence it for a year.
@@ -32,45 +30,13 @@ impl Schedule {
     }
 }
 
-/// `Retry-After`: seconds, or an HTTP date, which counts from `now`. None where it is neither.
-#[must_use]
-pub fn retry_after(value: &str, now: OffsetDateTime) -> Option<Duration> {
-    let value = value.trim();
-    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit mean: as long as can be.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
-    }
-    let date = OffsetDateTime::parse(&value.replace("GMT", "+0000"), &Rfc2822).ok()?;
-    Some(Duration::try_from(date - now).unwrap_or(Duration::ZERO))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
-    use time::macros::datetime;
 
     use super::*;
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let now = datetime!(2015-10-21 07:28:00 UTC);
-        let cases = [
-            ("120", Some(120)),
-            (" 0 ", Some(0)),
-            ("Wed, 21 Oct 2015 07:30:00 GMT", Some(120)),
-            ("Wed, 21 Oct 2015 07:00:00 GMT", Some(0)),
-            ("99999999999999999999999", Some(u64::MAX)),
-            ("-1", None),
-            ("soon", None),
-            ("", None),
-            ("1.5", None),
-        ];
-        for (text, seconds) in cases {
-            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
-        }
-    }
 
     #[test]
     fn attempts_are_used_up_after_the_last_wait() {

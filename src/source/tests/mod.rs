@@ -337,6 +337,7 @@ async fn a_page_whose_stream_was_moved_is_dropped_and_polled_again() {
     scene.end().await;
 }
 
+/// Field 7: polling ahead of what is recorded repeats nothing.
 #[tokio::test]
 async fn one_page_is_fetched_ahead_and_no_more() {
     let mut setting = Setting::of(Dialect::Live);
@@ -357,6 +358,7 @@ async fn one_page_is_fetched_ahead_and_no_more() {
     scene.end().await;
 }
 
+/// Field 4: what has no room is not fetched.
 #[tokio::test]
 async fn nothing_is_polled_without_room() {
     // INV-11

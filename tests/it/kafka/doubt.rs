@@ -131,6 +131,7 @@ async fn delivers_through_doubt(name: &str, fate: Fate) {
     assert!(stage.ledger.state().reports.iter().any(|(state, _)| *state == SinkState::Retrying));
 }
 
+/// Field 3: what is in doubt is settled before anything goes on.
 #[tokio::test]
 async fn a_commit_whose_answer_is_lost_is_neither_repeated_nor_missed() {
     delivers_through_doubt("answerlost", Fate::Committed).await;

@@ -7,6 +7,7 @@ mod rewound;
 mod secured;
 mod simulated;
 mod starts;
+mod undecided;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -216,6 +217,7 @@ fn sha2_word(at: u32) -> String {
 }
 
 /// Field 2: a flag that is not wired passes every happy test.
+/// Field 2: that transactions are on is asked of the broker, and seen by what it hides.
 #[tokio::test]
 async fn the_broker_knows_the_transactional_id_and_hides_what_was_not_committed() {
     let stage = Stage::new("hidden").await;

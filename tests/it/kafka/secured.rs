@@ -197,6 +197,18 @@ async fn events_flow_over_tls_exactly_as_over_plaintext_and_what_is_refused_is_n
     assert!(text(&refused).contains("the brokers refuse the credentials"), "{}", text(&refused));
     printed.push(text(&refused));
     printed.push(std::fs::read_to_string(daemon.process.log_path()).unwrap());
+
+    // One that is mended while the start waits for the brokers is taken up.
+    daemon.start_again_with(vec![("STANDPIPE__STARTUP_TIMEOUT".to_owned(), "60s".to_owned())]);
+    let log = || std::fs::read_to_string(daemon.process.log_path()).unwrap();
+    let refusals = |log: &str| log.matches("no broker is within reach yet").count();
+    wait_until("the start is refused", LIMIT, async || refusals(&log()) > 0).await;
+    std::fs::write(&password, PASSWORD).unwrap();
+    daemon.wait_ready(LIMIT).await;
+    printed.push(std::fs::read_to_string(daemon.process.log_path()).unwrap());
+    daemon.process.signal(rustix::process::Signal::TERM);
+    assert!(daemon.process.wait_ended(LIMIT).await.success(), "{}", daemon.process.log_tail());
+
     for printed in printed {
         assert!(!printed.contains(PASSWORD) && !printed.contains(WRONG_PASSWORD), "{printed}");
     }

@@ -224,6 +224,7 @@ async fn after_a_failure_half_as_many_are_tried_and_after_a_success_twice_as_man
     ended(task).await.unwrap();
 }
 
+/// Field 5: a batch of which a part was refused comes again whole and in its order.
 #[tokio::test(start_paused = true)]
 async fn an_event_that_the_broker_refuses_for_its_size_is_found_and_becomes_a_stub() {
     let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
@@ -341,6 +342,7 @@ async fn partitions_that_change_while_it_runs_stop_the_sink() {
     ended(task).await.unwrap();
 }
 
+/// Field 6: a call that hangs all the same is given up, and ends the process in the end.
 #[tokio::test(start_paused = true)]
 async fn the_third_thread_that_hangs_ends_the_process_and_those_before_do_not() {
     let (kafka, ledger) = (Simulated::new(), FakeLedger::new());

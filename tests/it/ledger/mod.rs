@@ -8,6 +8,7 @@ mod open;
 mod orders;
 mod pooler;
 mod promises;
+mod read;
 mod record;
 mod voids;
 pub(crate) mod world;

@@ -16,14 +16,15 @@ async fn an_event_is_recorded_once_and_its_position_with_it_inv_1() {
     let world = World::new().await;
     let deals = world.stream("deals").await;
     assert_eq!(world.record(page(&deals, "tail", "p1", events(1..=3))).await, PageOutcome::Recorded);
+    let both = "SELECT count(*) FROM events JOIN event_ids USING (shard, seq, content_hash)";
+    assert_eq!(world.count(both).await, 3, "events with their ids");
     // The same events again, on a later page, among new ones; one of them twice.
     assert_eq!(world.record(page(&deals, "p1", "p2", events([2, 4, 3, 4, 5]))).await, PageOutcome::Recorded);
     assert_eq!(world.shelf.ids(), ["1", "2", "3", "4", "5"]);
     assert_eq!(world.position(&deals).await, "p2");
-    assert_eq!(world.count("SELECT count(*) FROM event_ids").await, 5);
-    let misplaced =
-        "SELECT count(*) FROM events e LEFT JOIN event_ids i USING (shard, seq, content_hash) WHERE i.key IS NULL";
-    assert_eq!(world.count(misplaced).await, 0);
+    for count in [both, "SELECT count(*) FROM events", "SELECT count(*) FROM event_ids"] {
+        assert_eq!(world.count(count).await, 5, "{count}");
+    }
     assert_eq!(world.count("SELECT count(*) FROM conflicts").await, 0);
     world.finish().await.unwrap();
 }
@@ -37,7 +38,13 @@ async fn seqs_are_dense_in_page_order_and_the_ledger_tells_the_same_story_as_mem
         let (from, to) = (if round == 0 { "tail".to_owned() } else { round.to_string() }, (round + 1).to_string());
         let ids = |stream: &'static str| (0..7).map(move |n| format!("{stream}-{}", round * 5 + n));
         answers.push(world.submit(page(&deals, &from, &to, events(ids("d")))).await);
-        answers.push(world.submit(page(&notes, &from, &to, events(ids("n")))).await);
+        let notes = page(&notes, &from, &to, events(ids("n")));
+        // The first ones in groups; then one by one, so that the ids that come again have been recorded before.
+        if round < 10 {
+            answers.push(world.submit(notes).await);
+        } else {
+            assert_eq!(world.record(notes).await, PageOutcome::Recorded);
+        }
     }
     for answer in answers {
         assert_eq!(answer.await.unwrap(), PageOutcome::Recorded);
@@ -72,6 +79,7 @@ async fn seqs_are_dense_in_page_order_and_the_ledger_tells_the_same_story_as_mem
     world.finish().await.unwrap();
 }
 
+/// Field 7: a page that was polled from a position which has moved since is not recorded.
 #[tokio::test]
 async fn a_page_from_elsewhere_is_left_out_whole_and_the_others_are_not_inv_3() {
     let world = World::new().await;

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::support::mutants;
 use crate::support::postgres::Postgres;
 pub use crate::support::postgres::ledger_config as config;
 
@@ -24,7 +25,10 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 pub async fn open(config: &LedgerConfig) -> Ledger {
     let LedgerUrl::Postgres(url) = &config.url else { panic!("tests have a URL") };
-    Ledger::connect(config, &url.read().unwrap(), "test").await.unwrap()
+    let url = url.read().unwrap();
+    let ledger = Ledger::connect(config, &url, "test").await.unwrap();
+    mutants::plant(&url).await;
+    ledger
 }
 
 /// Keeps every published batch.
@@ -83,7 +87,9 @@ impl World {
         let shelf = Shelf::default();
         let (pages, taken) = mpsc::channel(64);
         let recorder = Recorder::open(&ledger, held.ownership()).await.unwrap();
-        let task = tokio::spawn(recorder.run(taken, shelf.clone(), CancellationToken::new()));
+        let running = recorder.run(taken, shelf.clone(), CancellationToken::new());
+        // Shown where the test fails.
+        let task = tokio::spawn(async { running.await.inspect_err(|error| println!("the recorder ended: {error}")) });
         Self { url, config, instance, ledger, held, shelf, pages, task, capacity: Capacity::new(100_000, 1 << 30) }
     }
 

@@ -9,6 +9,7 @@ use super::world::{SOON, World, config};
 use crate::support::keeper;
 use crate::support::wait::{hold, wait_until};
 
+/// Field 9: events of a disabled endpoint are kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_410_disables_the_endpoint_and_its_events_go_out_once_it_is_enabled() {
     let world = World::new().await;
@@ -129,6 +130,7 @@ async fn retry_after_is_honoured_for_the_whole_endpoint() {
 }
 
 /// INV-15
+/// Field 8: one that fails costs nobody else anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_hangs_stops_no_other_sink_and_no_recording() {
     let (world, good) = (World::new().await, Receiver::good().await);

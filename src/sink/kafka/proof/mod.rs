@@ -116,7 +116,7 @@ pub async fn prove<B: ProofBook>(question: &Question<'_, B>) -> Result<Proof, Ka
 pub(super) fn committed_cursor(settings: &Settings) -> Result<Option<Cursor>, KafkaSinkError> {
     let looker = Looker::new(settings, Isolation::Committed)?;
     let count = looker.partitions(&settings.cursor_topic, Instant::now() + ADMIN_TIMEOUT)?;
-    if count.is_none_or(|count| count <= i32::from(settings.shard.0)) {
+    if count.is_none_or(|count| count <= settings.cursor_partition()) {
         return Ok(None);
     }
     Ok(look::cursor(settings)?.cursor.transpose()?)
