@@ -48,7 +48,8 @@ pub async fn run(faults: usize) {
     let mut random = StdRng::seed_from_u64(seed);
     let disks = World::has_disks();
     let plan = Plan::draw(faults, disks, &mut random).only(&std::env::var("CHAOS_ONLY").unwrap_or_default());
-    let time = minutes.map_or(plan.expected_duration(), Duration::from_mins);
+    let expected = plan.expected_duration();
+    let time = minutes.map_or(expected, |minutes| expected.min(Duration::from_mins(minutes)));
     // Some were there before; the rest comes while things go wrong.
     let backlog = (events / 20).min(BACKLOG);
     let rate = ((events - 2 * backlog) as u64 / 2).div_ceil(time.as_secs().max(1)).max(15);
