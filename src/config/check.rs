@@ -46,6 +46,11 @@ impl Checker<'_> {
         }
     }
 
+    /// A value of the file, for an error; one that the environment gives is not shown.
+    pub(super) fn shown(&self, key: &str, text: &str) -> String {
+        if self.origins.hides(key) { "what the environment gives".to_owned() } else { shown(text) }
+    }
+
     /// Whether a key, or a table around it, has an error already.
     pub(super) fn is_bad(&self, key: &str) -> bool {
         self.bad.iter().any(|bad| {
@@ -316,7 +321,8 @@ fn key(path: &str, raw: RawKey, accounts: &[&str], to: &mut Checker<'_>) -> Opti
     }
     for (index, name) in raw.accounts.iter().enumerate() {
         if !accounts.contains(&name.as_str()) {
-            to.refuse(&format!("{path}.accounts[{index}]"), format!("{} is not a configured account", shown(name)));
+            let key = format!("{path}.accounts[{index}]");
+            to.refuse(&key, format!("{} is not a configured account", to.shown(&key, name)));
         }
     }
     let allow = raw.allow.iter().map(|scope| match scope {

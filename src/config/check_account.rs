@@ -4,7 +4,6 @@ use std::time::Duration;
 use super::check::Checker;
 use super::raw::{RawAccount, RawDedupeBy, RawDialect, RawOauth, RawOnGap, RawStreamStart};
 use super::types::{AccountConfig, Auth, DedupeBy, DialectChoice, OnGap, StreamStart};
-use super::walk::shown;
 use crate::event::ports::Dialect;
 
 pub(super) fn account(name: &str, raw: RawAccount, to: &mut Checker<'_>) -> Option<AccountConfig> {
@@ -123,7 +122,8 @@ fn list(key: &str, items: &[String], what: &str, fits: fn(&str) -> bool, to: &mu
     }
     for (index, item) in items.iter().enumerate() {
         if !fits(item) {
-            to.refuse(&format!("{key}[{index}]"), format!("{}: {what}", shown(item)));
+            let key = format!("{key}[{index}]");
+            to.refuse(&key, format!("{}: {what}", to.shown(&key, item)));
         }
     }
 }

@@ -13,7 +13,6 @@ use super::scalar::{PathText, PropertyName, PropertyText, SecretText};
 use super::secret::Secret;
 use super::tree::join;
 use super::types::{BreakerConfig, KafkaConfig, NewProducer, Order, SinkConfig, SinkKind, SinkStart, WebhookConfig};
-use super::walk::shown;
 
 /// The librdkafka properties that are ours alone, each with the reason; refused in `properties`.
 pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
@@ -100,7 +99,7 @@ fn kafka(name: &str, raw: RawKafkaOwn, to: &mut Checker<'_>) -> KafkaConfig {
     let brokers = given("brokers", raw.brokers, "kafka-1:9092,kafka-2:9092");
     let topic = given("topic", raw.topic, "sell.{{ resource }}");
     if let Some(wrong) = brokers.as_deref().and_then(|list| list.split(',').find(|broker| !is_broker(broker))) {
-        to.refuse(&path("brokers"), format!("{}: a broker is host:port", shown(wrong.trim())));
+        to.refuse(&path("brokers"), format!("{}: a broker is host:port", to.shown(&path("brokers"), wrong.trim())));
     }
     let (properties, secret_properties) = properties(name, raw.properties, raw.properties_file, to);
     KafkaConfig {
@@ -192,12 +191,12 @@ fn webhook(name: &str, raw: RawWebhookOwn, to: &mut Checker<'_>) -> WebhookConfi
     for (index, text) in raw.allow_networks.iter().enumerate() {
         let network = text.trim();
         let parsed = network.parse::<IpNet>().or_else(|_| network.parse::<std::net::IpAddr>().map(IpNet::from));
-        match parsed {
-            Ok(network) => allow_networks.push(network),
-            Err(_) => to.refuse(
-                &format!("{}[{index}]", path("allow_networks")),
-                format!("{}: a network looks like \"10.0.0.0/8\" or \"fd00::/8\"", shown(text)),
-            ),
+        if let Ok(network) = parsed {
+            allow_networks.push(network);
+        } else {
+            let key = format!("{}[{index}]", path("allow_networks"));
+            let shown = to.shown(&key, text);
+            to.refuse(&key, format!("{shown}: a network looks like \"10.0.0.0/8\" or \"fd00::/8\""));
         }
     }
     if raw.retry_schedule.is_empty() || raw.retry_schedule.len() > 100 {

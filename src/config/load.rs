@@ -1,5 +1,6 @@
 //! From files, environment and flags to a [`Config`]: built-in defaults ← TOML files ← environment ← flags.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
@@ -150,11 +151,11 @@ fn combine(
         }
     }
 
-    let mut places = IndexMap::new();
+    let (mut places, mut hidden) = (IndexMap::new(), HashSet::new());
     for layer in &layers {
-        note_places(layer, "", &mut places);
+        note_places(layer, "", &mut places, &mut hidden);
     }
-    let origins = Origins::new(places);
+    let origins = Origins::new(places, hidden);
     drop_untyped_sinks(&mut layers, &bad);
 
     let raw = match merge(layers) {
@@ -218,7 +219,7 @@ fn supersede(lower: &mut Table, upper: &Table, depth: usize) {
     }
 }
 
-fn note_places(table: &Table, parent: &str, places: &mut IndexMap<String, Origin>) {
+fn note_places(table: &Table, parent: &str, places: &mut IndexMap<String, Origin>, hidden: &mut HashSet<String>) {
     for (key, node) in table {
         let path = join(parent, key);
         match &node.value {
@@ -226,14 +227,20 @@ fn note_places(table: &Table, parent: &str, places: &mut IndexMap<String, Origin
                 if node.origin != Origin::Default {
                     places.entry(path.clone()).or_insert_with(|| node.origin.clone());
                 }
-                note_places(table, &path, places);
+                note_places(table, &path, places, hidden);
             }
             _ if node.origin == Origin::Default => {}
             value => {
                 if let Value::Array(items) = value {
                     for (index, item) in items.iter().enumerate() {
                         places.insert(format!("{path}[{index}]"), item.origin.clone());
+                        if item.opaque {
+                            hidden.insert(format!("{path}[{index}]"));
+                        }
                     }
+                }
+                if node.opaque {
+                    hidden.insert(path.clone());
                 }
                 places.insert(path, node.origin.clone());
             }

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,22 +38,32 @@ impl fmt::Display for Origin {
 
 /// Where every key that was given was given; the built-in defaults are left out.
 #[derive(Clone, Debug, Default)]
-pub struct Origins(Arc<IndexMap<String, Origin>>);
+pub struct Origins {
+    places: Arc<IndexMap<String, Origin>>,
+    /// The keys whose values came from the environment, by a variable of their own or by `${VAR}`: no error shows those.
+    hidden: Arc<HashSet<String>>,
+}
 
 impl Origins {
-    pub(super) fn new(map: IndexMap<String, Origin>) -> Self {
-        Self(Arc::new(map))
+    pub(super) fn new(places: IndexMap<String, Origin>, hidden: HashSet<String>) -> Self {
+        Self { places: Arc::new(places), hidden: Arc::new(hidden) }
+    }
+
+    /// Whether the value of a key, or of the list that it stands in, is not to be shown.
+    pub(super) fn hides(&self, key: &str) -> bool {
+        let list = key.rsplit_once('[').map_or(key, |(list, _)| list);
+        self.hidden.contains(key) || self.hidden.contains(list)
     }
 
     /// Where a key was given. None where it was not.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Origin> {
-        self.0.get(key)
+        self.places.get(key)
     }
 
     /// Where a key stands among all that were given, in the order of the files.
     pub(super) fn order(&self, key: &str) -> usize {
-        self.0.get_index_of(key).unwrap_or(usize::MAX)
+        self.places.get_index_of(key).unwrap_or(usize::MAX)
     }
 
     /// A problem with a key, placed where the key was given, or else the nearest table around it.
@@ -61,7 +72,7 @@ impl Origins {
         let mut around = Some(key);
         let origin = loop {
             let Some(path) = around else { break None };
-            if let Some(origin) = self.0.get(path) {
+            if let Some(origin) = self.places.get(path) {
                 break Some(origin.clone());
             }
             around = path.rsplit_once(['.', '[']).map(|(parent, _)| parent);

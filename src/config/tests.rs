@@ -452,3 +452,12 @@ fn a_further_check_adds_its_problems_to_all_others() {
     let lines: Vec<_> = errors.0.iter().map(|problem| problem.key.as_str()).collect();
     assert_eq!(lines, ["sinks.crm.brokes", "sinks.crm.topc", "sinks.crm.brokers", "sinks.crm.filter"]);
 }
+
+#[test]
+fn what_the_environment_gives_is_shown_by_no_later_check_either() {
+    let (_folder, path) = file(&with(&webhook("allow_networks = [\"${HIDDEN}\"]\n")));
+    let variables = env(&[("HIDDEN", "hidden0value"), ("STANDPIPE__ACCOUNTS__ACME__EVENTS", "hidden0value")]);
+    let errors = load(&[path], variables, &[]).unwrap_err().to_string();
+    assert!(errors.contains("a network looks like") && errors.contains("a pattern is"), "{errors}");
+    assert!(!errors.contains("hidden0value"), "{errors}");
+}
