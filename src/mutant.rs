@@ -42,6 +42,16 @@ pub enum Mutant {
     LaneOvertaken,
     /// INV-13: another webhook id at every start.
     RandomWebhookId,
+    /// INV-18: what Kafka has used beyond the head is given again.
+    VoidUnmarked,
+    /// INV-18: the head is raised once, not to the furthest sink.
+    VoidTooShort,
+    /// INV-18: nothing of what a sink has delivered is known again.
+    SkipsForgotten,
+    /// INV-18: one partition is not read back.
+    TailLeftOut,
+    /// What a topic holds is not read before it is mended: everything that the ledger keeps is missing.
+    HeldUnread,
     /// A redirect is followed.
     RedirectFollowed,
     /// Addresses are looked at in the URL, and not where a name has led to them.
@@ -50,7 +60,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 19] = [
+    pub const ALL: [(&'static str, Self); 24] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -68,6 +78,11 @@ impl Mutant {
         ("channel-drops", Self::ChannelDrops),
         ("lane-overtaken", Self::LaneOvertaken),
         ("random-webhook-id", Self::RandomWebhookId),
+        ("void-unmarked", Self::VoidUnmarked),
+        ("void-too-short", Self::VoidTooShort),
+        ("skips-forgotten", Self::SkipsForgotten),
+        ("tail-left-out", Self::TailLeftOut),
+        ("held-unread", Self::HeldUnread),
         ("redirect-followed", Self::RedirectFollowed),
         ("address-unchecked", Self::AddressUnchecked),
     ];

@@ -82,6 +82,15 @@ pub trait RehydrateBook: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<HashSet<Delivered>, LedgerError>> + Send;
     /// Whether anything is kept for [`RehydrateBook::skips`] at all.
     fn has_skips(&self, sink: &SinkName, shard: Shard) -> impl Future<Output = Result<bool, LedgerError>> + Send;
+    /// Forgets what the sink is to skip of the events `after + 1 ..= upto`, which it has passed: an operator sends it back on
+    /// purpose, and what lies there is delivered again.
+    fn forget_skips(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        after: Seq,
+        upto: Seq,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// Wishes for a replay of each of `events`, which lie in `reclaimed_to + 1 ..= to`, and notes that up to `to`
     /// everything is reclaimed. Fails as moved where `reclaimed_to` is not what the ledger holds.
     fn reclaim(

@@ -2,7 +2,7 @@
 
 use super::database::{failed, seq_from_db, seq_to_db, shard_to_db, within};
 use super::open::Ledger;
-use super::sinks::{own, write_gap};
+use super::sinks::write_gap;
 use crate::event::ports::{LedgerError, Ownership};
 use crate::event::{GapReason, Seq, Shard, SinkName};
 use crate::telemetry::metrics::LEDGER_BACKLOG_BYTES;
@@ -69,7 +69,7 @@ impl Ledger {
         let doing = "cutting a sink off";
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             let shard = shard_to_db(owner.shard);
             // One that never started holds everything, and has no row yet.
             sqlx::query!(

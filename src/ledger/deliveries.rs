@@ -11,7 +11,6 @@ use time::OffsetDateTime;
 
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
-use super::sinks::own;
 use super::streams::printable;
 use crate::event::ports::{LedgerError, Ownership};
 use crate::event::{
@@ -89,7 +88,7 @@ impl DeliveryBook for Ledger {
         let (seqs, versions) = split(rows);
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             let claimed = sqlx::query!(
                 r#"UPDATE deliveries d SET version = d.version + 1
                    FROM unnest($3::bigint[], $4::bigint[]) AS s (seq, version), accounts a, event_types t
@@ -140,7 +139,7 @@ impl DeliveryBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             let row = Row { sink, shard };
             row.keep(&mut session, changes).await?;
             row.retry(&mut session, changes).await?;
@@ -185,7 +184,7 @@ impl DeliveryBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             match failures {
                 Some(Failures { since, lasting }) => {
                     sqlx::query!(
@@ -217,7 +216,7 @@ impl DeliveryBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!(
                 "DELETE FROM deliveries WHERE sink = $1 AND shard = $2 AND seq > $3",
                 sink.as_str(),
@@ -237,7 +236,7 @@ impl DeliveryBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!(
                 "DELETE FROM attempts WHERE (sink, shard, seq, number) IN (
                      SELECT a.sink, a.shard, a.seq, a.number FROM attempts a

@@ -1,4 +1,5 @@
-//! The small numbers in place of names, kept in memory once they are known. They never change.
+//! The small numbers in place of names, kept in memory once they are known. They never change in a database; one that was
+//! restored or failed over to may lack the newest, and give their numbers to others. So an owner begins without them.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -44,6 +45,10 @@ impl<N: Clone + Eq + Hash> Names<N> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).1.get(&number).cloned()
     }
 
+    fn forget(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (HashMap::new(), HashMap::new());
+    }
+
     fn learn(&self, known: impl IntoIterator<Item = (i32, N)>) {
         let mut names = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if names.0.len() > REMEMBERED {
@@ -60,6 +65,14 @@ impl<N: Clone + Eq + Hash> Names<N> {
 pub(crate) const OUR_ACCOUNT: &str = "standpipe";
 
 impl Ledger {
+    /// Forgets every number. What a name stands for is asked again.
+    pub(crate) fn forget_names(&self) {
+        let Dictionary { accounts, types, streams } = &self.0.dictionary;
+        accounts.forget();
+        types.forget();
+        streams.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The numbers of event types; new ones are given one. A type with NUL has none.
     pub(crate) async fn type_numbers<'t>(
         &self,

@@ -1,9 +1,11 @@
 //! Which database the ledger lives in. Another one than before means that it was restored, failed over or copied, so that
 //! the next owner looks whether somebody else still runs on the one before.
 
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
 use super::database::{failed, within};
 use super::open::Ledger;
-use super::sinks::own;
 use crate::event::Shard;
 use crate::event::ports::{LedgerError, Ownership};
 
@@ -24,11 +26,21 @@ impl Home {
     }
 }
 
+/// Server, timeline and database: one server may be met at several addresses, and counts as moved by them only where it
+/// does not say who it is.
+fn place(home: &str) -> &str {
+    let end = home.match_indices('/').nth(2).map_or(home.len(), |(at, _)| at);
+    if home.starts_with("untold") { home } else { &home[..end] }
+}
+
 impl Ledger {
-    /// Where the ledger lives, as the owners of a shard know it.
+    /// Where the ledger lives, as the owners of a shard know it. One who begins asks first: what it writes is refused from
+    /// here on where the ledger lives elsewhere.
     pub async fn home(&self, shard: Shard) -> Result<Home, LedgerError> {
         let doing = "looking which database the ledger lives in";
-        let shard = self.known_shard(shard)?;
+        let (of, shard) = (shard, self.known_shard(shard)?);
+        // They may be those of the database before.
+        self.forget_names();
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let row =
@@ -37,9 +49,23 @@ impl Ledger {
                     .await
                     .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
+            self.homes().insert(of, row.now.clone());
             Ok(Home { noted: row.home, now: row.now })
         })
         .await
+    }
+
+    /// Refuses a database that is not the one that the shard's owner began on.
+    pub(crate) fn at_home(&self, shard: Shard, now: &str) -> Result<(), LedgerError> {
+        let why = match self.homes().get(&shard) {
+            Some(known) if place(known) != place(now) => format!("the ledger lives in {now} now, and lived in {known}"),
+            _ => return Ok(()),
+        };
+        Err(LedgerError::Moved { shard, why })
+    }
+
+    fn homes(&self) -> MutexGuard<'_, HashMap<Shard, String>> {
+        self.0.homes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes where the ledger lives now.
@@ -48,7 +74,7 @@ impl Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!("UPDATE shards SET home = $2 WHERE shard = $1", shard, home.now)
                 .execute(&mut *session)
                 .await
@@ -56,5 +82,19 @@ impl Ledger {
             session.done().await.map_err(failed(doing))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::place;
+
+    #[test]
+    fn an_address_alone_does_not_tell_a_server_that_says_who_it_is() {
+        assert_eq!(place("7301/00000001/16384/10.0.0.1"), place("7301/00000001/16384/::1"));
+        assert_eq!(place("7301/00000001/16384"), place("7301/00000001/16384/::1"));
+        assert_ne!(place("7301/00000001/16384/::1"), place("7301/00000002/16384/::1"), "promoted");
+        assert_ne!(place("7301/00000001/16384"), place("7301/00000001/16385"), "another database of it");
+        assert_ne!(place("untold/16384/10.0.0.1"), place("untold/16384/10.0.0.2"));
     }
 }

@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
-use super::sinks::own;
 use super::voids::void_after;
 use crate::config::LedgerConfig;
 use crate::event::ports::{LedgerError, Ownership};
@@ -97,7 +96,7 @@ impl Ledger {
                 return Ok(());
             }
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!("SELECT standpipe_add_partition($1, $2)", shard, width)
                 .fetch_one(&mut *session)
                 .await
@@ -125,7 +124,7 @@ impl Ledger {
             let doing = "forgetting old chain marks";
             let gone = within(doing, async {
                 let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-                own(&mut session, owner, doing).await?;
+                self.own(&mut session, owner, doing).await?;
                 let gone = sqlx::query!(
                     "DELETE FROM chain_marks WHERE ctid = ANY (ARRAY(
                         SELECT m.ctid FROM chain_marks m JOIN shards s USING (shard)
@@ -289,7 +288,7 @@ impl Ledger {
         loop {
             let slice = within(doing, async {
                 let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-                own(&mut session, owner, doing).await?;
+                self.own(&mut session, owner, doing).await?;
                 let gone = sqlx::query!(
                     "DELETE FROM event_ids WHERE ctid >= format('(%s,0)', $1::bigint)::tid
                          AND ctid < format('(%s,0)', $2::bigint)::tid
@@ -330,7 +329,7 @@ impl Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             let window = config.dedupe_window.as_secs_f64();
             sqlx::query!(
                 "DELETE FROM rejected WHERE ctid = ANY (ARRAY(SELECT ctid FROM rejected

@@ -1,7 +1,8 @@
 //! Opening a ledger: its schema, its identity, its shards.
 
+use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -39,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) shards: u16,
     pub(crate) lease_ttl: Duration,
     pub(crate) dictionary: Dictionary,
+    /// Where the ledger lived when a shard's present owner began.
+    pub(crate) homes: Mutex<HashMap<Shard, String>>,
 }
 
 /// Why a ledger cannot be opened.
@@ -304,6 +307,7 @@ impl Database {
             shards,
             lease_ttl: config.lease_ttl,
             dictionary: Dictionary::default(),
+            homes: Mutex::default(),
         })))
     }
 }

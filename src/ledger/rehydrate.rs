@@ -14,9 +14,12 @@ use uuid::Uuid;
 
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
-use super::sinks::{fenced, own};
+use super::sinks::fenced;
 use crate::event::ports::{Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
 use crate::event::{Chain, DedupeKey, Seq, Shard, SinkName};
+
+/// Events of one statement that forgets skips.
+const FORGOTTEN_AT_ONCE: u64 = 50_000;
 
 /// A shard under its lock.
 struct Locked {
@@ -216,7 +219,7 @@ impl RehydrateBook for Ledger {
         let (keys, replays) = columns(delivered);
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!(
                 "INSERT INTO skips (sink, shard, key, replay_of)
                  SELECT DISTINCT $1, $2::smallint, d.key, d.replay_of
@@ -278,6 +281,37 @@ impl RehydrateBook for Ledger {
         .await
     }
 
+    async fn forget_skips(&self, sink: &SinkName, owner: Ownership, after: Seq, upto: Seq) -> Result<(), LedgerError> {
+        let doing = "forgetting what a sink skips";
+        let shard = self.known_shard(owner.shard)?;
+        let mut from = after;
+        while from < upto {
+            let to = Seq(from.0 + FORGOTTEN_AT_ONCE).min(upto);
+            within(doing, async {
+                let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+                self.own(&mut session, owner, doing).await?;
+                sqlx::query!(
+                    r#"DELETE FROM skips s USING events e JOIN accounts a USING (account_id)
+                       WHERE s.sink = $1 AND s.shard = $2 AND e.shard = $2 AND e.seq > $3 AND e.seq <= $4
+                           AND s.replay_of = coalesce(e.replay_of, 0)
+                           AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
+                               || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid"#,
+                    sink.as_str(),
+                    shard,
+                    seq_to_db(from),
+                    seq_to_db(to)
+                )
+                .execute(&mut *session)
+                .await
+                .map_err(failed(doing))?;
+                session.done().await.map_err(failed(doing))
+            })
+            .await?;
+            from = to;
+        }
+        Ok(())
+    }
+
     async fn reclaim(
         &self,
         sink: &SinkName,
@@ -291,7 +325,7 @@ impl RehydrateBook for Ledger {
         let seqs: Vec<i64> = events.iter().copied().map(seq_to_db).collect();
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             let noted = sqlx::query!(
                 "UPDATE rehydrations SET reclaimed_to = $6, reclaimed = reclaimed + $7
                  WHERE sink = $1 AND shard = $2 AND seq = $3 AND chain = $4 AND reclaimed_to = $5",
@@ -339,7 +373,7 @@ impl RehydrateBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!(
                 "UPDATE rehydrations SET done_at = clock_timestamp(), skips = $5
                  WHERE sink = $1 AND shard = $2 AND seq = $3 AND chain = $4",

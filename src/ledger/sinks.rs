@@ -21,17 +21,30 @@ pub(crate) fn fenced(owner: Ownership) -> LedgerError {
     LedgerError::Fenced { shard: owner.shard, why: format!("epoch {} is over", owner.epoch) }
 }
 
-/// Checks the epoch for the rest of a transaction (INV-6).
-pub(crate) async fn own(session: &mut Session, owner: Ownership, doing: &'static str) -> Result<(), LedgerError> {
-    let ours = sqlx::query!(
-        "SELECT epoch FROM shards WHERE shard = $1 AND epoch = $2 FOR KEY SHARE",
-        super::database::shard_to_db(owner.shard),
-        owner.epoch.0
-    )
-    .fetch_optional(&mut **session)
-    .await
-    .map_err(failed(doing))?;
-    if ours.is_some() || planted(Mutant::EpochUnchecked) { Ok(()) } else { Err(fenced(owner)) }
+impl Ledger {
+    /// Checks the epoch for the rest of a transaction (INV-6), and that the database is the one that the owner began on:
+    /// one that lacks the last commits has the same epoch, and lacks rows that a sink believes to be there.
+    pub(crate) async fn own(
+        &self,
+        session: &mut Session,
+        owner: Ownership,
+        doing: &'static str,
+    ) -> Result<(), LedgerError> {
+        let shard = super::database::shard_to_db(owner.shard);
+        let ours = sqlx::query!(
+            r#"SELECT standpipe_home() AS "home!" FROM shards WHERE shard = $1 AND epoch = $2 FOR KEY SHARE"#,
+            shard,
+            owner.epoch.0
+        )
+        .fetch_optional(&mut **session)
+        .await
+        .map_err(failed(doing))?;
+        match ours {
+            Some(ours) => self.at_home(owner.shard, &ours.home),
+            None if planted(Mutant::EpochUnchecked) => Ok(()),
+            None => Err(fenced(owner)),
+        }
+    }
 }
 
 /// Writes a sink's gap; the owner's next commit announces it (INV-14). Doing it again changes nothing.
@@ -70,7 +83,7 @@ impl SinkBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!(
                 "INSERT INTO sinks (sink, shard) VALUES ($1, $2) ON CONFLICT ON CONSTRAINT sinks_pkey DO NOTHING",
                 sink.as_str(),
@@ -110,14 +123,13 @@ impl SinkBook for Ledger {
         // they still agreed.
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            self.own(&mut session, owner, doing).await?;
             let kept = sqlx::query!(
-                "WITH owner AS (SELECT shard, head FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
-                 UPDATE sinks s SET cursor = greatest(s.cursor, least($4, owner.head)), cursor_at = clock_timestamp()
-                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
+                "UPDATE sinks s SET cursor = greatest(s.cursor, least($3, h.head)), cursor_at = clock_timestamp()
+                 FROM shards h WHERE s.sink = $1 AND s.shard = $2 AND h.shard = $2",
                 sink.as_str(),
                 shard,
-                owner.epoch.0,
                 seq_to_db(cursor)
             )
             .execute(&mut *session)
@@ -134,7 +146,7 @@ impl SinkBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             let before = sqlx::query!(
                 "SELECT cursor, seek_to, seek_reason FROM sinks WHERE sink = $1 AND shard = $2 FOR UPDATE",
                 sink.as_str(),
@@ -181,7 +193,7 @@ impl SinkBook for Ledger {
             letters.iter().map(|letter| i32::try_from(letter.attempts).unwrap_or(i32::MAX)).collect();
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             sqlx::query!(
                 "INSERT INTO dead_letters (sink, shard, seq, attempts, reason, expires_at,
                     account_id, type_id, occurred_at, content_hash, event_id, record_id, body)
@@ -217,19 +229,18 @@ impl SinkBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         let error = error.map(|error| printable(error, REASON_BYTES));
         within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            self.own(&mut session, owner, doing).await?;
             // Disabled stays until an operator enables it, whatever is reported after.
             let noted = sqlx::query!(
-                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
-                 UPDATE sinks s SET state = $4, error = $5,
-                    state_at = CASE WHEN s.state = $4 THEN s.state_at ELSE clock_timestamp() END,
-                    disabled = CASE WHEN $4 = 'disabled' THEN coalesce(s.disabled, $5, '') ELSE s.disabled END,
-                    disabled_at = CASE WHEN $4 = 'disabled' THEN coalesce(s.disabled_at, clock_timestamp())
-                        ELSE s.disabled_at END
-                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
+                "UPDATE sinks SET state = $3, error = $4,
+                    state_at = CASE WHEN state = $3 THEN state_at ELSE clock_timestamp() END,
+                    disabled = CASE WHEN $3 = 'disabled' THEN coalesce(disabled, $4, '') ELSE disabled END,
+                    disabled_at = CASE WHEN $3 = 'disabled' THEN coalesce(disabled_at, clock_timestamp())
+                        ELSE disabled_at END
+                 WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard,
-                owner.epoch.0,
                 state.as_str(),
                 error
             )
@@ -280,14 +291,13 @@ impl SinkBook for Ledger {
         let doing = "noting that a sink is reconciled";
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
-            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            self.own(&mut session, owner, doing).await?;
             let noted = sqlx::query!(
-                "WITH owner AS (SELECT shard FROM shards WHERE shard = $2 AND epoch = $3 FOR KEY SHARE)
-                 UPDATE sinks s SET cursor = greatest(s.cursor, $4), cursor_at = clock_timestamp(), reconcile_at = NULL
-                 FROM owner WHERE s.sink = $1 AND s.shard = owner.shard",
+                "UPDATE sinks SET cursor = greatest(cursor, $3), cursor_at = clock_timestamp(), reconcile_at = NULL
+                 WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
                 shard,
-                owner.epoch.0,
                 seq_to_db(cursor)
             )
             .execute(&mut *session)
@@ -335,7 +345,7 @@ impl SinkBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            own(&mut session, owner, doing).await?;
+            self.own(&mut session, owner, doing).await?;
             write_gap(&mut session, sink, shard, (from, to), reason, doing).await?;
             session.done().await.map_err(failed(doing))
         })

@@ -1,12 +1,13 @@
-//! A Kafka in memory, as far as transactions go: one transactional id, epochs, fencing, marks that come after the
+//! A Kafka in memory, as far as transactions go: transactional ids, epochs, fencing, marks that come after the
 //! decision, a last stable offset that lags behind the high watermark, and a delayed `EndTxn` that ends whatever
-//! transaction of its epoch is open when it comes (transactions v1).
+//! transaction of its id and epoch is open when it comes (transactions v1). Partitions can lose their ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use standpipe::event::Seq;
+use standpipe::event::{Seq, Shard};
 use standpipe::sink::kafka::Cursor;
+use time::OffsetDateTime;
 
 /// A topic's name and a partition's number.
 pub type Place = (Arc<str>, i32);
@@ -15,10 +16,13 @@ pub type Place = (Arc<str>, i32);
 #[derive(Clone, Debug)]
 pub struct Message {
     pub id: String,
+    pub shard: Shard,
     pub seq: Seq,
     pub prev: Seq,
     pub chain: String,
     pub traceparent: String,
+    pub replay: Option<Seq>,
+    pub is_repair: bool,
     pub value: Vec<u8>,
 }
 
@@ -28,9 +32,10 @@ pub enum Record {
     Cursor(Vec<u8>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Entry {
-    transaction: u64,
+    transaction: usize,
+    written_at: OffsetDateTime,
     record: Record,
 }
 
@@ -44,7 +49,7 @@ enum Fate {
 
 #[derive(Debug)]
 struct Transaction {
-    epoch: u32,
+    id: Arc<str>,
     fate: Fate,
     places: BTreeSet<Place>,
     marked: BTreeSet<Place>,
@@ -69,19 +74,39 @@ pub struct Shown {
     pub stable: usize,
 }
 
+/// One transactional id.
+#[derive(Debug, Default)]
+struct Producer {
+    epoch: u32,
+    open: Option<usize>,
+}
+
+/// Marks of a transaction that are due in partitions.
+#[derive(Debug, Default)]
+pub struct Due {
+    transaction: usize,
+    pub places: Vec<Place>,
+}
+
+/// A transaction that was decided as committed.
+#[derive(Debug)]
+pub struct Decided {
+    pub id: Arc<str>,
+    pub records: Vec<(Place, Record)>,
+}
+
 #[derive(Debug, Default)]
 struct State {
     partitions: BTreeMap<Place, Vec<Entry>>,
     transactions: Vec<Transaction>,
-    epoch: u32,
-    open: Option<u64>,
-    cursor_topic: bool,
+    producers: BTreeMap<Arc<str>, Producer>,
+    cursor_topics: BTreeSet<Arc<str>>,
     /// Transactions decided as committed, in order; the oracle takes them from here.
-    decided: Vec<u64>,
+    decided: Vec<usize>,
 }
 
 /// The broker. Cheap to clone; all clones are the same.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Broker(Arc<Mutex<State>>);
 
 impl Broker {
@@ -89,79 +114,85 @@ impl Broker {
         self.0.lock().unwrap()
     }
 
-    /// Whether the cursor topic is there; makes it where `create` says so.
-    pub fn cursor_topic(&self, create: bool) -> bool {
+    /// Whether a cursor topic is there; makes it where `create` says so.
+    pub fn cursor_topic(&self, name: &Arc<str>, create: bool) -> bool {
         let mut state = self.state();
-        state.cursor_topic |= create;
-        state.cursor_topic
+        create && state.cursor_topics.insert(name.clone()) || state.cursor_topics.contains(name)
     }
 
-    /// `InitProducerId`: what is open is aborted, and no older epoch does anything from here on. Gives the epoch, and
-    /// the partitions whose marks are due.
-    pub fn init(&self) -> (u32, Vec<Place>) {
+    /// `InitProducerId`: what is open is aborted, and no older epoch does anything from here on. Gives the epoch.
+    pub fn init(&self, id: &Arc<str>) -> (u32, Due) {
         let mut state = self.state();
-        let due = state.end(Fate::Aborted);
-        state.epoch += 1;
-        (state.epoch, due)
+        let due = state.end(id, Fate::Aborted);
+        let producer = state.producers.entry(id.clone()).or_default();
+        producer.epoch += 1;
+        (producer.epoch, due)
     }
 
     /// The epoch that may write.
-    pub fn epoch(&self) -> u32 {
-        self.state().epoch
+    pub fn epoch(&self, id: &Arc<str>) -> u32 {
+        self.state().epoch(id)
     }
 
     /// Whether an older transaction has marks to come: nothing new may begin.
-    pub fn is_concurrent(&self) -> bool {
+    pub fn is_concurrent(&self, id: &Arc<str>) -> bool {
         let state = self.state();
-        state.transactions.iter().any(|it| it.fate != Fate::Open && !it.is_marked())
+        state.transactions.iter().any(|it| it.id == *id && it.fate != Fate::Open && !it.is_marked())
     }
 
-    /// Appends records; the first one of a transaction begins it.
-    pub fn produce(&self, epoch: u32, records: Vec<(Place, Record)>) -> Result<u64, FencedOff> {
+    /// Appends records; the first one of a transaction begins it. Gives its number, and the offset behind each.
+    pub fn produce(
+        &self,
+        id: &Arc<str>,
+        epoch: u32,
+        records: Vec<(Place, Record)>,
+        written_at: OffsetDateTime,
+    ) -> Result<(usize, Vec<(Place, usize)>), FencedOff> {
         let mut state = self.state();
-        if epoch != state.epoch {
+        if epoch != state.epoch(id) {
             return Err(FencedOff);
         }
-        let number = state.open.unwrap_or(state.transactions.len() as u64);
-        if state.open.replace(number).is_none() {
-            let new = Transaction { epoch, fate: Fate::Open, places: BTreeSet::new(), marked: BTreeSet::new() };
+        let next = state.transactions.len();
+        let open = &mut state.producers.entry(id.clone()).or_default().open;
+        let number = *open.get_or_insert(next);
+        if number == next {
+            let new =
+                Transaction { id: id.clone(), fate: Fate::Open, places: BTreeSet::new(), marked: BTreeSet::new() };
             state.transactions.push(new);
         }
+        let mut ends = Vec::new();
         for (place, record) in records {
-            state.transactions[usize::try_from(number).unwrap()].places.insert(place.clone());
-            state.partitions.entry(place).or_default().push(Entry { transaction: number, record });
+            state.transactions[number].places.insert(place.clone());
+            let log = state.partitions.entry(place.clone()).or_default();
+            log.push(Entry { transaction: number, written_at, record });
+            ends.push((place, log.len()));
         }
-        Ok(number)
+        Ok((number, ends))
     }
 
-    /// `EndTxn` with a commit: ends whatever transaction of this epoch is open, as transactions v1 do. Gives the
-    /// partitions whose marks are due.
-    pub fn commit(&self, epoch: u32) -> Result<Vec<Place>, FencedOff> {
+    /// `EndTxn` with a commit: ends whatever transaction of this id and epoch is open, as transactions v1 do.
+    pub fn commit(&self, id: &Arc<str>, epoch: u32) -> Result<Due, FencedOff> {
         let mut state = self.state();
-        if epoch != state.epoch {
+        if epoch != state.epoch(id) {
             return Err(FencedOff);
         }
-        Ok(state.end(Fate::Committed))
+        Ok(state.end(id, Fate::Committed))
     }
 
     /// The broker's own time-out: a transaction that is still open is aborted, and its producer fenced off.
-    pub fn expire(&self, number: u64) -> Vec<Place> {
+    pub fn expire(&self, id: &Arc<str>, number: usize) -> Due {
         let mut state = self.state();
-        if state.open != Some(number) {
-            return Vec::new();
+        let producer = state.producers.entry(id.clone()).or_default();
+        if producer.open != Some(number) {
+            return Due::default();
         }
-        state.epoch += 1;
-        state.end(Fate::Aborted)
+        producer.epoch += 1;
+        state.end(id, Fate::Aborted)
     }
 
-    /// Writes the marks that are due in a partition.
-    pub fn mark(&self, place: &Place) {
-        let mut state = self.state();
-        for transaction in state.transactions.iter_mut().filter(|it| it.fate != Fate::Open) {
-            if transaction.places.contains(place) {
-                transaction.marked.insert(place.clone());
-            }
-        }
+    /// Writes the mark that is due in a partition.
+    pub fn mark(&self, due: &Due, place: &Place) {
+        self.state().transactions[due.transaction].marked.insert(place.clone());
     }
 
     /// High watermark and last stable offset.
@@ -182,15 +213,32 @@ impl Broker {
             .collect()
     }
 
-    /// The records of the transactions that were decided as committed since it was asked last.
-    pub fn newly_decided(&self) -> Vec<Vec<Record>> {
+    /// The last cursor below an offset, and when it was written.
+    pub fn cursor_below(&self, place: &Place, to: usize) -> Option<(Vec<u8>, OffsetDateTime)> {
+        let state = self.state();
+        let log = state.partitions.get(place)?;
+        log.iter().take(to).rev().filter(|entry| state.of(entry).fate == Fate::Committed).find_map(|entry| match &entry
+            .record
+        {
+            Record::Cursor(value) => Some((value.clone(), entry.written_at)),
+            Record::Event(_) => None,
+        })
+    }
+
+    /// The transactions that were decided as committed since it was asked last.
+    pub fn newly_decided(&self) -> Vec<Decided> {
         let mut state = self.state();
         let decided = std::mem::take(&mut state.decided);
-        let records = |number: &u64| {
-            let all = state.partitions.values().flatten().filter(|entry| entry.transaction == *number);
-            all.map(|entry| entry.record.clone()).collect()
+        let of = |number: &usize| {
+            let Transaction { id, places, .. } = &state.transactions[*number];
+            let logs = places.iter().filter_map(|place| Some((place, state.partitions.get(place)?)));
+            let ours = logs.flat_map(|(place, log)| {
+                let ours = log.iter().filter(|entry| entry.transaction == *number);
+                ours.map(|entry| (place.clone(), entry.record.clone()))
+            });
+            Decided { id: id.clone(), records: ours.collect() }
         };
-        decided.iter().map(records).collect()
+        decided.iter().map(of).collect()
     }
 
     pub fn places(&self) -> Vec<Place> {
@@ -201,23 +249,35 @@ impl Broker {
     pub fn is_settled(&self) -> bool {
         self.state().transactions.iter().all(Transaction::is_marked)
     }
+
+    /// A partition loses everything from an offset on, as after an unclean election; gives what that was.
+    pub fn truncate(&self, place: &Place, to: usize) -> Vec<Record> {
+        let mut state = self.state();
+        let Some(log) = state.partitions.get_mut(place) else { return Vec::new() };
+        let lost: Vec<Entry> = log.drain(to.min(log.len())..).collect();
+        let committed = lost.into_iter().filter(|entry| state.of(entry).fate == Fate::Committed);
+        committed.map(|entry| entry.record).collect()
+    }
 }
 
 impl State {
     fn of(&self, entry: &Entry) -> &Transaction {
-        &self.transactions[usize::try_from(entry.transaction).unwrap()]
+        &self.transactions[entry.transaction]
     }
 
-    fn end(&mut self, fate: Fate) -> Vec<Place> {
-        let Some(number) = self.open.take() else { return Vec::new() };
-        let transaction = &mut self.transactions[usize::try_from(number).unwrap()];
-        debug_assert!(transaction.epoch <= self.epoch, "a transaction of the future");
+    fn epoch(&self, id: &Arc<str>) -> u32 {
+        self.producers.get(id).map_or(0, |producer| producer.epoch)
+    }
+
+    fn end(&mut self, id: &Arc<str>, fate: Fate) -> Due {
+        let open = self.producers.get_mut(id).and_then(|producer| producer.open.take());
+        let Some(number) = open else { return Due::default() };
+        let transaction = &mut self.transactions[number];
         transaction.fate = fate;
-        let places = transaction.places.iter().cloned().collect();
         if fate == Fate::Committed {
             self.decided.push(number);
         }
-        places
+        Due { transaction: number, places: transaction.places.iter().cloned().collect() }
     }
 }
 

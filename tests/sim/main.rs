@@ -11,19 +11,23 @@ mod broker;
 mod cluster;
 mod operator;
 mod oracle;
+mod producer;
 mod replica;
 mod servers;
+mod topics;
 mod world;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once};
 use std::time::Duration;
 
+use operator::Operator;
 use oracle::Oracle;
 use rand::RngExt as _;
-use replica::Replica;
-use servers::{STREAMS, Vendor};
+use replica::{Configured, Replica};
+use servers::{ACCOUNTS, STREAMS, Vendor};
 use standpipe::chance;
 use standpipe::clock::Clock;
 use standpipe::event::LedgerId;
@@ -42,28 +46,51 @@ const ARRIVES_WITHIN: Duration = Duration::from_mins(20);
 /// What a seed did.
 type Counts = BTreeMap<&'static str, u64>;
 
+thread_local! {
+    /// A panic in a task ends that task alone.
+    static PANICKED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICKED.with_borrow_mut(|panicked| *panicked = Some(panic.to_string()));
+            before(panic);
+        }));
+    });
+}
+
 /// Runs one seed to its end.
 fn run(seed: u64, trace: bool) -> Result<Counts, String> {
+    note_panics();
+    PANICKED.take();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     chance::seed(Some(seed));
     let ended = runtime.block_on(simulate(seed, trace));
     chance::seed(None);
-    ended
+    match PANICKED.take() {
+        Some(panicked) => Err(format!("a stage panicked: {panicked}")),
+        None => ended,
+    }
 }
 
 async fn simulate(seed: u64, trace: bool) -> Result<Counts, String> {
     let start = datetime!(2024-02-14 10:30:00 UTC);
     let world = World::new(seed, trace);
     let id = LedgerId(Uuid::from_u128(world.dice().random()));
-    let ledger = Model::new(id, Clock::following(start), Duration::from_secs(15));
+    let ledger = Model::with_shards(id, world.layout.shards, Clock::following(start), Duration::from_secs(15));
     let (broker, vendor) = (broker::Broker::default(), std::sync::Arc::new(Vendor::default()));
     let oracle = Oracle::new(world.clone(), ledger.clone(), broker.clone(), vendor.clone());
+    let configured = Configured::new(world.layout);
     let mut processes = JoinSet::new();
     for name in ["one", "two"] {
         let replica = Replica {
             name,
             instance: Uuid::from_u128(world.dice().random()),
             world: world.clone(),
+            configured: configured.clone(),
             ledger: ledger.clone(),
             broker: broker.clone(),
             vendor: vendor.clone(),
@@ -73,18 +100,20 @@ async fn simulate(seed: u64, trace: bool) -> Result<Counts, String> {
         processes.spawn(replica.live());
     }
     let story = async {
+        let mut operator = Operator::default();
         // Between bursts of events the world goes wrong for a while.
         let bursts = world.dice().random_range(4..=10);
         for _ in 0..bursts {
+            let account = ACCOUNTS[world.dice().random_range(0..usize::from(world.layout.shards))];
             let stream = STREAMS[world.dice().random_range(0..STREAMS.len())];
             let count = world.dice().random_range(1..=25);
-            world.tell(format!("{count} {stream} are emitted"));
-            vendor.emit(stream, count);
-            operator::meddle(&world, &ledger);
+            world.tell(format!("{count} {stream} of {account} are emitted"));
+            vendor.emit((account, stream), count);
+            operator.meddle(&oracle).await;
             pause(world.up_to(Duration::from_secs(20))).await;
         }
         world.calm();
-        operator::let_all_go_on(&ledger);
+        Operator::let_all_go_on(&oracle);
         let calm = Instant::now();
         while let Some(missing) = oracle.missing() {
             if calm.elapsed() > ARRIVES_WITHIN {
@@ -154,7 +183,9 @@ fn everything_arrives_once_and_in_order_whatever_fails() {
     }
     println!("{seeds} seeds hold: {counts:?}");
     // A run in which nothing went wrong would show nothing.
-    for what in ["crashes", "freezes", "answers lost", "requests lost", "late calls", "commits in doubt"] {
+    for what in
+        ["crashes", "freezes", "answers lost", "requests lost", "late calls", "commits in doubt", "rewinds", "cuts"]
+    {
         assert!(counts.get(what).is_some_and(|count| *count > 0) || seeds < 20, "there were no {what}");
     }
 }

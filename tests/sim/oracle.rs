@@ -3,94 +3,225 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use standpipe::event::ports::{Decision, Route, RouteError, SinkState};
+use standpipe::event::ports::SinkState;
 use standpipe::event::{Chain, Recorded, Seq, Shard, SinkName};
 use standpipe::ledger::model::{Model, State};
-use standpipe::sink::webhook::id_of;
+use standpipe::sink::webhook::webhook_id;
 
-use crate::broker::{Broker, Message, Place, Record, cursor};
-use crate::servers::{STREAMS, Vendor, index_of};
+use crate::broker::Broker;
+use crate::operator::Cut;
+use crate::servers::{ACCOUNTS, RECORDS, STREAMS, Source, Vendor, id, index_of, number};
+use crate::topics::Topics;
 use crate::world::{Judge, World};
 
-pub const KAFKA: &str = "crm";
-pub const WEBHOOK: &str = "ops";
-pub const TOPIC: &str = "sell";
+/// A sink, and the rule by which it leaves out an event now and then.
+#[derive(Debug)]
+pub struct Sink {
+    pub name: &'static str,
+    pub filter: &'static str,
+    leaves_out: (usize, usize),
+}
 
-/// Rules that leave out an event now and then: by `mod` and `rest` of its number.
-pub struct Rules(pub usize, pub usize);
+pub const KAFKA: Sink = Sink { name: "crm", filter: "int(sequence) % 7 != 3", leaves_out: (7, 3) };
+pub const FAR: Sink = Sink { name: "far", filter: "int(sequence) % 3 != 1", leaves_out: (3, 1) };
+pub const WEBHOOK: Sink = Sink { name: "ops", filter: "int(sequence) % 5 != 2", leaves_out: (5, 2) };
 
-impl Rules {
+impl Sink {
+    /// As the filter says, and not by it.
     pub fn takes(&self, event: &Recorded) -> bool {
-        event.is_control() || number(event).is_none_or(|(_, number)| number % self.0 != self.1)
+        let is_meant = event.replay.as_ref().is_none_or(|replay| replay.sink.as_str() == self.name);
+        is_meant && (event.is_control() || number(&event.id).is_none_or(|(_, number)| self.takes_number(number)))
+    }
+
+    pub fn takes_number(&self, number: usize) -> bool {
+        number % self.leaves_out.0 != self.leaves_out.1
+    }
+
+    pub fn row<'s>(&self, ledger: &'s State) -> Option<&'s standpipe::ledger::model::Sink> {
+        ledger.sinks.get(&SinkName::from(self.name))
+    }
+
+    /// The first deliveries of one record's events keep their order: what came before it is there.
+    pub fn in_order(&self, event: &str, is_there: impl Fn(&str) -> bool, exempt: &BTreeSet<String>) -> Verdict {
+        let Some((source, number)) = number(event) else { return Ok(()) };
+        let before = (0..number).rev().filter(|at| (number - at).is_multiple_of(RECORDS) && self.takes_number(*at));
+        let last = before.map(|at| id(source, at)).find(|id| !exempt.contains(id));
+        let missed = last.filter(|last| !is_there(last));
+        hold(missed.is_none(), || format!("INV-12: {event} came to {}, and {missed:?} has not come yet", self.name))
     }
 }
 
-impl Route for Rules {
-    fn decide(&self, event: &Recorded) -> Result<Decision, RouteError> {
-        if !self.takes(event) {
-            return Ok(Decision::Filtered);
-        }
-        let key = format!("{}/{}/{}", event.account, event.event_type.resource(), event.record_id);
-        Ok(Decision::Deliver(standpipe::event::ports::Address { topic: TOPIC.into(), key, headers: Vec::new() }))
-    }
-}
+/// A place in a shard's history. The same seq may have stood for different events, before and after the ledger was lost.
+pub type At = (Seq, Chain);
 
-pub const KAFKA_RULES: Rules = Rules(7, 3);
-pub const WEBHOOK_RULES: Rules = Rules(5, 2);
-
-/// The stream of an event of the vendor's, and its number there.
-fn number(event: &Recorded) -> Option<(&str, usize)> {
-    let (resource, number) = event.id.rsplit_once('-')?;
-    let stream = STREAMS.into_iter().find(|stream| stream.trim_end_matches('s') == resource)?;
-    Some((stream, number.parse().ok()?))
-}
-
+/// What was ever recorded in a shard, whatever became of it.
 #[derive(Default)]
-struct Seen {
-    /// The ledger.
+pub struct History {
+    /// The present head, and what the ledger holds.
     head: Seq,
     chain: Option<Chain>,
     ids: BTreeSet<String>,
-    next: BTreeMap<String, usize>,
-    /// The cursor of the Kafka sink, as decided.
-    cursor: Seq,
-    /// What a `read_committed` consumer has read of each partition, and the last seq there.
-    read: BTreeMap<Place, (usize, Seq)>,
-    consumed: BTreeMap<String, Seq>,
-    /// First deliveries at the receiver, and the last one of each record.
-    received: HashMap<String, Seq>,
-    received_seqs: BTreeSet<Seq>,
-    lanes: BTreeMap<(String, String), Seq>,
-    /// Behind the webhook's cursor, and not received: rows or dead letters.
-    passed: Seq,
-    owed: BTreeSet<Seq>,
+    next: BTreeMap<Source, usize>,
+    events: HashMap<At, (Recorded, At)>,
+    chains: HashMap<Seq, Vec<Chain>>,
+    /// The ends of voids, and what stands before them.
+    voids: HashMap<At, At>,
+    /// Where a sink's cursor ever stood.
+    pub cursors: BTreeSet<(Seq, [u8; 32])>,
+}
+
+impl History {
+    pub fn event(&self, at: At) -> Option<&Recorded> {
+        self.events.get(&at).map(|(event, _)| event)
+    }
+
+    /// The ways from a place behind `after` to `to`, and the events on them: one that crosses voids, and one that had
+    /// come through before they were.
+    pub fn ways(&self, after: Seq, to: At) -> Vec<Vec<&Recorded>> {
+        let (mut open, mut whole) = (vec![(to, Vec::new())], Vec::new());
+        while let Some((at, mut way)) = open.pop() {
+            if at.0 <= after {
+                way.reverse();
+                whole.push(way);
+                continue;
+            }
+            if let Some(before) = self.voids.get(&at) {
+                open.push((*before, way.clone()));
+            }
+            if let Some((event, before)) = self.events.get(&at) {
+                way.push(event);
+                open.push((*before, way));
+            }
+        }
+        whole
+    }
+
+    /// Whether a seq was ever lost in a void.
+    pub fn is_void(&self, seq: Seq) -> bool {
+        self.voids.iter().any(|((to, _), (before, _))| *before < seq && seq <= *to)
+    }
+
+    /// The ledger is not what it was.
+    fn rewound(&mut self) {
+        (self.head, self.chain) = (Seq::ZERO, None);
+        self.ids.clear();
+        self.next.clear();
+    }
+
+    /// The ledger: seqs are dense (INV-2) but for voids, which end where a sink's cursor stood (INV-18); the chain links,
+    /// ids are unique and none is left out (INV-1), positions are never ahead of what is recorded (INV-1), a page goes on
+    /// where its stream is (INV-3), and who writes names the epoch that holds (INV-6).
+    fn recorded(&mut self, ledger: &State) -> Verdict {
+        let from = ledger.events.partition_point(|event| event.seq <= self.head);
+        for event in &ledger.events[from..] {
+            self.cross(ledger, event.seq)?;
+            hold(event.seq == self.head.next(), || format!("INV-2: {} follows {}", event.seq, self.head))?;
+            let before = *self.chain.get_or_insert_with(|| Chain::start(ledger.id));
+            let link = before.link(event.seq, &event.id, &event.content_hash);
+            hold(event.chain == link, || format!("the chain does not link at {}", event.seq))?;
+            let is_new = self.ids.insert(event.id.to_string());
+            hold(is_new != event.replay.is_some(), || format!("INV-1: {} is recorded twice", event.id))?;
+            if let Some((source, at)) = number(&event.id).filter(|_| event.replay.is_none()) {
+                let next = self.next.entry(source).or_default();
+                hold(at == *next, || {
+                    format!("INV-1: {} is recorded where {source:?} number {next} was due", event.id)
+                })?;
+                *next += 1;
+            }
+            let place = (event.seq, link);
+            if self.events.insert(place, (event.clone(), (self.head, before))).is_none() {
+                self.chains.entry(event.seq).or_default().push(link);
+            }
+            (self.head, self.chain) = (event.seq, Some(link));
+        }
+        self.cross(ledger, Seq(u64::MAX))?;
+        for (key, stream) in &ledger.streams {
+            let source = source(key.account.as_str(), key.stream.as_str());
+            let position = index_of(stream.row.position.as_str()).unwrap_or(0);
+            let recorded = self.next.get(&source).copied().unwrap_or(0);
+            hold(position <= recorded, || format!("INV-1: {key} stands at {position}, only {recorded} are recorded"))?;
+        }
+        let misstep = &ledger.misstep;
+        hold(misstep.is_none(), || format!("INV-3: a page was recorded from elsewhere: {misstep:?}"))?;
+        let epochs = ledger.written.filter(|(named, held)| named != held);
+        hold(epochs.is_none(), || format!("INV-6: an owner of another epoch wrote: {epochs:?}"))?;
+        let letter = ledger.dead_letters.first_key_value();
+        hold(letter.is_none(), || format!("a dead letter: {letter:?}"))
+    }
+
+    /// Crosses the voids that begin at the head, before `next`.
+    fn cross(&mut self, ledger: &State, next: Seq) -> Verdict {
+        while let Some((before, void)) =
+            ledger.voids.iter().find(|(before, void)| *before == self.head && void.to < next)
+        {
+            let end = (void.to, void.chain);
+            hold(self.cursors.contains(&(void.to, void.chain.0)), || {
+                format!("INV-18: the void from {before} to {} ends where no sink stood", void.to)
+            })?;
+            self.voids.insert(end, (self.head, self.chain.unwrap_or(Chain::start(ledger.id))));
+            (self.head, self.chain) = (end.0, Some(end.1));
+        }
+        Ok(())
+    }
+}
+
+fn source(account: &str, stream: &str) -> Source {
+    let known = |all: &[&'static str], name: &str| *all.iter().find(|known| **known == name).unwrap();
+    (known(&ACCOUNTS, account), known(&STREAMS, stream))
+}
+
+/// What the receiver has.
+#[derive(Default)]
+struct Receiver {
+    received: BTreeSet<String>,
+    /// By shard, what is behind the webhook's cursor and was not received: rows.
+    owed: Vec<(Seq, BTreeMap<Seq, String>)>,
+}
+
+impl Receiver {
+    /// INV-10: what the webhook's cursor has passed was received, or is a row.
+    fn owed(&mut self, shard: usize, ledger: &State) -> Verdict {
+        let cursor = WEBHOOK.row(ledger).and_then(|sink| sink.row.cursor).unwrap_or(Seq::ZERO);
+        let (passed, owed) = &mut self.owed[shard];
+        let from = ledger.events.partition_point(|event| event.seq <= *passed);
+        for event in ledger.events[from..].iter().take_while(|event| event.seq <= cursor) {
+            if WEBHOOK.takes(event) {
+                owed.insert(event.seq, event.id.to_string());
+            }
+        }
+        *passed = cursor.max(*passed);
+        owed.retain(|_, id| !self.received.contains(id));
+        let kept = |seq: &Seq| ledger.deliveries.contains_key(&(SinkName::from(WEBHOOK.name), *seq));
+        let lost = owed.iter().find(|(seq, _)| !kept(seq));
+        hold(lost.is_none(), || format!("INV-10: {lost:?} is behind the cursor {cursor}, not received and no row"))
+    }
 }
 
 pub struct Oracle {
-    world: Arc<World>,
-    ledger: Model,
-    broker: Broker,
+    pub world: Arc<World>,
+    pub ledger: Model,
+    pub broker: Broker,
     vendor: Arc<Vendor>,
+    shards: Vec<Shard>,
     seen: Mutex<Seen>,
 }
 
-type Verdict = Result<(), String>;
+struct Seen {
+    histories: Vec<History>,
+    topics: Topics,
+    receiver: Receiver,
+    rewound: bool,
+}
 
-fn hold(holds: bool, why: impl FnOnce() -> String) -> Verdict {
+pub type Verdict = Result<(), String>;
+
+pub fn hold(holds: bool, why: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(why()) }
 }
 
 impl Judge for Oracle {
     fn judge(&self) {
-        let mut seen = self.seen.lock().unwrap();
-        let verdict = {
-            let ledger = self.ledger.look(Shard(0));
-            Self::recorded(&mut seen, &ledger)
-                .and_then(|()| self.decided(&mut seen, &ledger))
-                .and_then(|()| self.consumed(&mut seen, &ledger))
-                .and_then(|()| Self::owed(&mut seen, &ledger))
-        };
-        if let Err(why) = verdict {
+        if let Err(why) = self.judged(&mut self.seen.lock().unwrap()) {
             self.world.breaks(why);
         }
     }
@@ -98,137 +229,94 @@ impl Judge for Oracle {
 
 impl Oracle {
     pub fn new(world: Arc<World>, ledger: Model, broker: Broker, vendor: Arc<Vendor>) -> Arc<Self> {
-        Arc::new(Self { world, ledger, broker, vendor, seen: Mutex::default() })
+        let shards: Vec<Shard> = (0..world.layout.shards).map(Shard).collect();
+        let seen = Seen {
+            histories: shards.iter().map(|_| History::default()).collect(),
+            topics: Topics::new(world.layout.far),
+            receiver: Receiver { received: BTreeSet::new(), owed: vec![Default::default(); shards.len()] },
+            rewound: false,
+        };
+        Arc::new(Self { world, ledger, broker, vendor, shards, seen: Mutex::new(seen) })
     }
 
-    /// The ledger: seqs are dense (INV-2), the chain links, ids are unique and none is left out (INV-1), positions are
-    /// never ahead of what is recorded (INV-1), a page goes on where its stream is (INV-3), and who writes names the epoch
-    /// that holds (INV-6).
-    fn recorded(seen: &mut Seen, ledger: &State) -> Verdict {
-        let from = usize::try_from(seen.head.0).unwrap();
-        for event in ledger.events.iter().skip(from) {
-            hold(event.seq == seen.head.next(), || format!("INV-2: {} follows {}", event.seq, seen.head))?;
-            let before = *seen.chain.get_or_insert_with(|| Chain::start(ledger.id));
-            let link = before.link(event.seq, &event.id, &event.content_hash);
-            hold(event.chain == link, || format!("the chain does not link at {}", event.seq))?;
-            hold(seen.ids.insert(event.id.to_string()), || format!("INV-1: {} is recorded twice", event.id))?;
-            if let Some((stream, at)) = number(event) {
-                let next = seen.next.entry(stream.to_owned()).or_default();
-                hold(at == *next, || format!("INV-1: {} is recorded where {stream} number {next} was due", event.id))?;
-                *next += 1;
-            }
-            (seen.head, seen.chain) = (event.seq, Some(link));
-        }
-        for (key, stream) in &ledger.streams {
-            let position = index_of(stream.row.position.as_str()).unwrap_or(0);
-            let recorded = seen.next.get(key.stream.as_str()).copied().unwrap_or(0);
-            hold(position <= recorded, || format!("INV-1: {key} stands at {position}, only {recorded} are recorded"))?;
-        }
-        let misstep = &ledger.misstep;
-        hold(misstep.is_none(), || format!("INV-3: a page was recorded from elsewhere: {misstep:?}"))?;
-        let epochs = ledger.written.filter(|(named, held)| named != held);
-        hold(epochs.is_none(), || format!("INV-6: an owner of another epoch wrote: {epochs:?}"))?;
-        for (name, sink) in &ledger.sinks {
-            if let Some((SinkState::Halted, why)) = &sink.reported {
-                return Err(format!("the sink {name} stands still: {why:?}"));
+    fn judged(&self, seen: &mut Seen) -> Verdict {
+        let Seen { histories, topics, receiver, rewound } = seen;
+        for (at, shard) in self.shards.iter().enumerate() {
+            let ledger = self.ledger.look(*shard);
+            histories[at].recorded(&ledger)?;
+            receiver.owed(at, &ledger)?;
+            topics.exempt(&ledger);
+            let refused = ledger.refused.as_ref().filter(|_| !*rewound);
+            hold(refused.is_none(), || format!("the ledger refuses: {refused:?}"))?;
+            for (name, sink) in &ledger.sinks {
+                if let Some((SinkState::Halted, why)) = &sink.reported
+                    && !topics.is_cut(name.as_str())
+                {
+                    return Err(format!("the sink {name} stands still: {why:?}"));
+                }
             }
         }
-        let letter = ledger.dead_letters.first_key_value();
-        hold(letter.is_none(), || format!("a dead letter: {letter:?}"))
-    }
-
-    /// The Kafka sink's transactions, as the broker decides them: each holds a cursor and exactly what the cursor passes
-    /// (INV-7), and the ledger's copy is never ahead.
-    fn decided(&self, seen: &mut Seen, ledger: &State) -> Verdict {
-        for records in self.broker.newly_decided() {
-            let mut seqs: Vec<Seq> = records.iter().filter_map(event_of).map(|message| message.seq).collect();
-            seqs.sort_unstable();
-            let cursors: Vec<_> = records.iter().filter_map(cursor).collect();
-            let [cursor] = &cursors[..] else {
-                return Err(format!("INV-7: {} cursors in one transaction, with {seqs:?}", cursors.len()));
-            };
-            hold(cursor.seq >= seen.cursor, || format!("the cursor went back from {} to {}", seen.cursor, cursor.seq))?;
-            let passed = (seen.cursor.0 + 1..=cursor.seq.0).map(Seq);
-            let wanted = passed.filter(|seq| ledger.event(*seq).is_some_and(|event| KAFKA_RULES.takes(event)));
-            let wanted: Vec<Seq> = wanted.collect();
-            hold(seqs == wanted, || {
-                format!("INV-7: a transaction up to {} holds {seqs:?}, not {wanted:?}", cursor.seq)
-            })?;
-            let chain = ledger.event(cursor.seq).map_or(Chain::start(ledger.id), |event| event.chain);
-            hold(cursor.chain == chain, || format!("the cursor's chain at {} is another", cursor.seq))?;
-            seen.cursor = cursor.seq;
-        }
-        let copy = ledger.sinks.get(KAFKA).and_then(|sink| sink.row.cursor).unwrap_or(Seq::ZERO);
-        hold(copy <= seen.cursor, || format!("the copy W is {copy}, the cursor {}", seen.cursor))
-    }
-
-    /// What a `read_committed` consumer sees: once each, in order, each naming the one before it, as it was recorded.
-    fn consumed(&self, seen: &mut Seen, ledger: &State) -> Verdict {
-        for place in self.broker.places() {
-            let (from, mut last) = seen.read.get(&place).copied().unwrap_or_default();
-            let stable = self.broker.shown(&place).stable;
-            for (offset, record) in self.broker.committed(&place, from, stable) {
-                let Record::Event(message) = record else { continue };
-                let Message { id, seq, prev, chain, value, .. } = message;
-                let event = ledger.event(seq).ok_or_else(|| format!("{seq} was delivered and is not recorded"))?;
-                let same = *event.id == id && event.body == value && event.chain.to_string() == chain;
-                hold(same, || format!("{seq} is not what was recorded"))?;
-                hold(prev == last && seq > last, || {
-                    format!("{}/{} offset {offset}: {seq} names {prev} and follows {last}", place.0, place.1)
-                })?;
-                let before = seen.consumed.insert(id, seq);
-                hold(before.is_none(), || format!("{seq} was delivered before, as {before:?}"))?;
-                last = seq;
-            }
-            seen.read.insert(place, (stable, last));
+        topics.decided(&self.broker, histories)?;
+        topics.consumed(&self.broker, histories)?;
+        for shard in &self.shards {
+            topics.reconciled(*shard, &self.ledger.look(*shard))?;
         }
         Ok(())
     }
 
-    /// INV-10: what the webhook's cursor has passed was received, or is a row.
-    fn owed(seen: &mut Seen, ledger: &State) -> Verdict {
-        let cursor = ledger.sinks.get(WEBHOOK).and_then(|sink| sink.row.cursor).unwrap_or(Seq::ZERO);
-        while seen.passed < cursor {
-            seen.passed = seen.passed.next();
-            if ledger.event(seen.passed).is_some_and(|event| WEBHOOK_RULES.takes(event)) {
-                seen.owed.insert(seen.passed);
-            }
-        }
-        let Seen { owed, received_seqs, .. } = seen;
-        owed.retain(|seq| !received_seqs.contains(seq));
-        let lost = owed.iter().find(|seq| !ledger.deliveries.contains_key(&(SinkName::from(WEBHOOK), **seq)));
-        hold(lost.is_none(), || format!("INV-10: {lost:?} is behind the cursor {cursor}, not received and no row"))
+    /// The ledger was put back to what it was.
+    pub fn rewound(&self) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.rewound = true;
+        seen.histories.iter_mut().for_each(History::rewound);
+        seen.receiver.owed.iter_mut().for_each(|owed| *owed = Default::default());
+    }
+
+    /// What of Kafka may be lost now, of what was not lost before; none while something else is being mended.
+    pub fn may_cut(&self) -> bool {
+        let seen = self.seen.lock().unwrap();
+        let agrees = |shard: &Shard| seen.topics.agrees(*shard, &self.ledger.look(*shard));
+        self.broker.is_settled() && !seen.topics.is_any_cut() && self.shards.iter().all(agrees)
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.seen.lock().unwrap().topics.is_any_cut()
+    }
+
+    pub fn is_sink_cut(&self, sink: &str, shard: Shard) -> bool {
+        self.seen.lock().unwrap().topics.is_cut_in(sink, shard)
+    }
+
+    pub fn ordered(&self, sink: &str, shard: Shard) {
+        self.seen.lock().unwrap().topics.ordered(sink, shard);
+    }
+
+    pub fn floor(&self, sink: &str, shard: Shard) -> Seq {
+        self.seen.lock().unwrap().topics.floor(sink, &self.ledger.look(shard))
+    }
+
+    /// Kafka loses the ends of partitions.
+    pub fn cut(&self, cut: &Cut) {
+        self.seen.lock().unwrap().topics.cut(&self.broker, cut);
     }
 
     /// The receiver takes an event: under the event's own id (INV-13), as it was recorded, and the first deliveries of a
     /// record's events in order (INV-12).
-    pub fn received(&self, id: &str, seq: Seq, body: &[u8]) {
+    pub fn received(&self, id: &str, (shard, seq): (Shard, Seq), body: &[u8]) {
         let mut seen = self.seen.lock().unwrap();
-        let ledger = self.ledger.look(Shard(0));
         let verdict = (|| {
-            let event = ledger.event(seq).ok_or_else(|| format!("{seq} was posted and is not recorded"))?;
-            let own = id_of(event.account.as_str(), &event.id);
-            hold(own == id, || format!("INV-13: {seq} came as {id}, its id is {own}"))?;
-            hold(event.body == body, || format!("{seq} is not what was recorded"))?;
-            if seen.received.insert(id.to_owned(), seq).is_some() {
+            let Seen { histories, receiver, .. } = &mut *seen;
+            let history = &histories[usize::from(shard.0)];
+            let chains = history.chains.get(&seq).into_iter().flatten();
+            let mut events = chains.filter_map(|chain| history.event((seq, *chain)));
+            let event = events.find(|event| webhook_id(event) == id && event.body == body);
+            let event = event.ok_or_else(|| format!("INV-13: {seq} came as {id}, and is no such event"))?;
+            if !receiver.received.insert(event.id.to_string()) {
                 self.world.count("repeated posts");
                 return Ok(());
             }
-            seen.received_seqs.insert(seq);
-            if event.is_control() {
-                return Ok(());
-            }
-            let lane = (event.event_type.resource().to_owned(), event.record_id.to_string());
-            let last = seen.lanes.insert(lane, seq).unwrap_or(Seq::ZERO);
-            let same = |other: &&Recorded| {
-                other.record_id == event.record_id && other.event_type == event.event_type && WEBHOOK_RULES.takes(other)
-            };
-            let missed = ledger.events.iter().filter(|other| other.seq > last && other.seq < seq).find(same);
-            hold(missed.is_none() && last < seq, || {
-                format!("INV-12: {seq} came after {last}, and {:?} has not come yet", missed.map(|other| other.seq))
-            })
+            WEBHOOK.in_order(&event.id, |before| receiver.received.contains(before), &BTreeSet::new())
         })();
-        drop(ledger);
         if let Err(why) = verdict {
             self.world.breaks(why);
         }
@@ -237,34 +325,46 @@ impl Oracle {
     /// What is still missing somewhere; none when everything that was emitted is everywhere.
     pub fn missing(&self) -> Option<String> {
         let seen = self.seen.lock().unwrap();
-        let ledger = self.ledger.look(Shard(0));
-        for stream in STREAMS {
-            let (emitted, recorded) = (self.vendor.emitted(stream), seen.next.get(stream).copied().unwrap_or(0));
-            if recorded < emitted {
-                return Some(format!("{recorded} of {emitted} {stream} are recorded"));
+        if !self.broker.is_settled() {
+            return Some("a transaction is open".to_owned());
+        }
+        for (history, shard) in seen.histories.iter().zip(&self.shards) {
+            let ledger = self.ledger.look(*shard);
+            let cursor = WEBHOOK.row(&ledger).and_then(|sink| sink.row.cursor).unwrap_or(Seq::ZERO);
+            if cursor < history.head || !ledger.deliveries.is_empty() {
+                let rows = ledger.deliveries.len();
+                return Some(format!(
+                    "the webhook stands at {cursor} of {} in shard {shard}, with {rows} rows",
+                    history.head
+                ));
+            }
+            let mut control = ledger.events.iter().filter(|event| event.is_control());
+            if let Some(event) = control.find(|event| !seen.receiver.received.contains(&*event.id)) {
+                return Some(format!("the announcement {} was never received", event.seq));
+            }
+            if let Some(missing) = seen.topics.missing(*shard, &ledger) {
+                return Some(missing);
             }
         }
-        let head = ledger.head();
-        if seen.cursor < head || !self.broker.is_settled() {
-            return Some(format!("the Kafka sink stands at {} of {head}", seen.cursor));
+        for account in ACCOUNTS.iter().take(self.shards.len()) {
+            for stream in STREAMS {
+                let source = (*account, stream);
+                let emitted = self.vendor.emitted(source);
+                let recorded: usize = seen.histories.iter().filter_map(|history| history.next.get(&source)).sum();
+                if recorded < emitted {
+                    return Some(format!("{recorded} of {emitted} {source:?} are recorded"));
+                }
+                for at in 0..emitted {
+                    let id = id(source, at);
+                    if WEBHOOK.takes_number(at) && !seen.receiver.received.contains(&id) {
+                        return Some(format!("{id} was never received"));
+                    }
+                    if let Some(sink) = seen.topics.lacks(&id, at) {
+                        return Some(format!("{id} is not in the topics of {sink}"));
+                    }
+                }
+            }
         }
-        let wanted = ledger.events.iter().filter(|event| KAFKA_RULES.takes(event)).count();
-        if seen.consumed.len() < wanted {
-            return Some(format!("{} of {wanted} are consumed", seen.consumed.len()));
-        }
-        let cursor = ledger.sinks.get(WEBHOOK).and_then(|sink| sink.row.cursor).unwrap_or(Seq::ZERO);
-        if cursor < head || !ledger.deliveries.is_empty() {
-            return Some(format!("the webhook stands at {cursor} of {head}, with {} rows", ledger.deliveries.len()));
-        }
-        let wanted = ledger.events.iter().filter(|event| WEBHOOK_RULES.takes(event));
-        let missing = wanted.map(|event| event.seq).find(|seq| !seen.received_seqs.contains(seq));
-        missing.map(|seq| format!("{seq} was never received"))
-    }
-}
-
-fn event_of(record: &Record) -> Option<&Message> {
-    match record {
-        Record::Event(message) => Some(message),
-        Record::Cursor(_) => None,
+        None
     }
 }

@@ -8,31 +8,50 @@ use axum::http::Response as Parts;
 use futures_util::future::BoxFuture;
 use rand::RngExt as _;
 use reqwest::{Client, Request, Response};
+use standpipe::event::{Seq, Shard};
 use standpipe::http::{Server, Transport};
 use standpipe::ledger::model::Lost;
 
 use crate::oracle::Oracle;
 use crate::world::{Net, World, pause};
 
+pub const ACCOUNTS: [&str; 2] = ["acme", "bolt"];
 pub const STREAMS: [&str; 2] = ["contacts", "deals"];
 /// Records of a stream.
 pub const RECORDS: usize = 4;
 
+/// An account and one of its streams.
+pub type Source = (&'static str, &'static str);
+
 /// How many events each stream holds.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Vendor {
-    emitted: Mutex<BTreeMap<&'static str, usize>>,
+    emitted: Mutex<BTreeMap<Source, usize>>,
     asked: Mutex<usize>,
 }
 
 impl Vendor {
-    pub fn emit(&self, stream: &'static str, count: usize) {
-        *self.emitted.lock().unwrap().entry(stream).or_default() += count;
+    pub fn emit(&self, source: Source, count: usize) {
+        *self.emitted.lock().unwrap().entry(source).or_default() += count;
     }
 
-    pub fn emitted(&self, stream: &str) -> usize {
-        self.emitted.lock().unwrap().get(stream).copied().unwrap_or(0)
+    pub fn emitted(&self, source: Source) -> usize {
+        self.emitted.lock().unwrap().get(&source).copied().unwrap_or(0)
     }
+}
+
+/// The stream of an event of the vendor's, and its number there; none of what is ours.
+pub fn number(id: &str) -> Option<(Source, usize)> {
+    let (of, number) = id.rsplit_once('-')?;
+    let (account, resource) = of.split_once('.')?;
+    let account = ACCOUNTS.into_iter().find(|known| *known == account)?;
+    let stream = STREAMS.into_iter().find(|stream| stream.trim_end_matches('s') == resource)?;
+    Some(((account, stream), number.parse().ok()?))
+}
+
+/// The id of an event.
+pub fn id((account, stream): Source, number: usize) -> String {
+    format!("{account}.{}-{number}", stream.trim_end_matches('s'))
 }
 
 /// The index up to which a position has come; none for `tail`.
@@ -51,8 +70,8 @@ enum Answer {
 }
 
 impl Vendor {
-    fn page(&self, world: &World, stream: &str, position: &str, limit: usize) -> Answer {
-        let emitted = self.emitted(stream);
+    fn page(&self, world: &World, source: Source, position: &str, limit: usize) -> Answer {
+        let emitted = self.emitted(source);
         let asked = {
             let mut asked = self.asked.lock().unwrap();
             *asked += 1;
@@ -79,7 +98,7 @@ impl Vendor {
             }
         }
         let top = until >= emitted && moved.is_empty();
-        let items: Vec<String> = (first.min(until)..until).map(|at| item(stream, at)).collect();
+        let items: Vec<String> = (first.min(until)..until).map(|at| item(source, at)).collect();
         let broken = if items.is_empty() { broken.trim_end_matches(',') } else { broken };
         let items = items.join(",");
         let page = format!(r#"{{"items":[{broken}{items}],"meta":{{"position":"at/{until}{moved}","top":{top}}}}}"#);
@@ -87,10 +106,10 @@ impl Vendor {
     }
 }
 
-fn item(stream: &str, at: usize) -> String {
-    let (resource, record) = (stream.trim_end_matches('s'), at % RECORDS);
+fn item(source: Source, at: usize) -> String {
+    let (resource, record, id) = (source.1.trim_end_matches('s'), at % RECORDS, id(source, at));
     format!(
-        r#"{{"data":{{"id":{record},"n":{at}}},"meta":{{"event_id":"{resource}-{at}","event_type":"updated","event_time":"2024-02-14T10:30:00Z","sequence":{at},"type":"{resource}"}}}}"#
+        r#"{{"data":{{"id":{record},"n":{at}}},"meta":{{"event_id":"{id}","event_type":"updated","event_time":"2024-02-14T10:30:00Z","sequence":{at},"type":"{resource}"}}}}"#
     )
 }
 
@@ -117,7 +136,7 @@ impl Server for Servers {
         Box::pin(async move {
             let limit = request.timeout().copied().unwrap_or(Duration::from_mins(1));
             let world = net.world.clone();
-            let answered = if request.url().host_str() == Some("vendor.example") {
+            let answered = if request.url().host_str().is_some_and(|host| host.ends_with("vendor.example")) {
                 net.ask("polling", move || poll(&world, &vendor, &request)).await
             } else {
                 net.ask("posting", move || receive(&world, &oracle, &request)).await
@@ -141,16 +160,19 @@ impl Server for Servers {
 
 fn poll(world: &World, vendor: &Vendor, request: &Request) -> Answer {
     let url = request.url();
+    let account = ACCOUNTS.into_iter().find(|account| url.host_str().is_some_and(|host| host.starts_with(account)));
     let stream = url.path_segments().and_then(|mut path| path.nth(1)).unwrap_or_default();
+    let stream = STREAMS.into_iter().find(|known| *known == stream);
     let query: BTreeMap<_, _> = url.query_pairs().into_owned().collect();
-    vendor.page(world, stream, &query["position"], query["limit"].parse().unwrap())
+    vendor.page(world, (account.unwrap(), stream.unwrap()), &query["position"], query["limit"].parse().unwrap())
 }
 
 /// Whether it takes the event is one thing, whether it says so another.
 fn receive(world: &World, oracle: &Oracle, request: &Request) -> Answer {
     let header = |name: &str| request.headers()[name].to_str().unwrap().to_owned();
     let id = header("webhook-id");
-    let (seq, body) = (header("standpipe-seq").parse().unwrap(), request.body().unwrap().as_bytes().unwrap());
+    let shard = Shard(header("standpipe-shard").parse().unwrap());
+    let (seq, body) = (Seq(header("standpipe-seq").parse().unwrap()), request.body().unwrap().as_bytes().unwrap());
     let (takes, answer) = if world.befalls(world.weather().misbehaves) {
         world.count("receiver misbehaves");
         let what = world.dice().random_range(0..10);
@@ -168,7 +190,7 @@ fn receive(world: &World, oracle: &Oracle, request: &Request) -> Answer {
         (true, Answer::Status(200, None))
     };
     if takes {
-        oracle.received(&id, standpipe::event::Seq(seq), body);
+        oracle.received(&id, (shard, seq), body);
     }
     answer
 }

@@ -35,11 +35,25 @@ pub struct Weather {
     pub doubt: u32,
     /// A transaction's marks come late.
     pub late_marks: u32,
+    /// PostgreSQL is put back to what it was, out of a thousand bursts.
+    pub rewinds: u32,
+    /// Partitions of Kafka lose their ends, out of a thousand bursts.
+    pub cuts: u32,
+}
+
+/// What there is, drawn by the seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Shards, and as many accounts.
+    pub shards: u16,
+    /// Whether there is a second Kafka sink, with other rules.
+    pub far: bool,
 }
 
 pub struct World {
     dice: Mutex<StdRng>,
     weather: Weather,
+    pub layout: Layout,
     calm: AtomicBool,
     broken: Mutex<Option<String>>,
     pub failed: Notify,
@@ -68,10 +82,14 @@ impl World {
             misbehaves: some(150),
             doubt: some(200),
             late_marks: some(300),
+            rewinds: some(250),
+            cuts: some(250),
         };
+        let layout = Layout { shards: 1 + u16::from(dice.random_ratio(1, 3)), far: dice.random_ratio(1, 2) };
         Arc::new(Self {
             dice: Mutex::new(dice),
             weather,
+            layout,
             calm: AtomicBool::new(false),
             broken: Mutex::new(None),
             failed: Notify::new(),

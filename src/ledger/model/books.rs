@@ -180,13 +180,18 @@ impl SinkBook for Model {
             let gaps =
                 state.sink_gaps.iter().filter(|(name, first, last)| *name == sink && *last >= from && *first <= to);
             let letters = state.dead_letters.keys().filter(|(name, seq)| *name == sink && within(seq));
+            let replays = state.replays.iter().filter(|(replay, ..)| replay.sink == sink && within(&replay.of));
+            let mut letters: Vec<Seq> =
+                letters.map(|(_, seq)| *seq).chain(replays.map(|(replay, ..)| replay.of)).collect();
+            letters.sort_unstable();
+            letters.dedup();
             let skips = state
                 .events
                 .iter()
                 .filter(|event| within(&event.seq) && state.skips.contains(&(sink.clone(), Delivered::of(event))));
             Ok(Excuses {
                 gaps: gaps.map(|(_, first, last)| (*first, *last)).collect(),
-                dead_letters: letters.map(|(_, seq)| *seq).collect(),
+                dead_letters: letters,
                 skips: skips.map(|event| event.seq).collect(),
             })
         })

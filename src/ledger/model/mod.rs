@@ -62,6 +62,8 @@ pub struct Model {
     id: LedgerId,
     shards: Arc<[Mutex<State>]>,
     database: Arc<Mutex<Database>>,
+    /// In which database the present owners of one process began.
+    homes: Arc<Mutex<BTreeMap<Shard, u64>>>,
     wire: Arc<dyn Wire>,
     clock: Clock,
     lease_ttl: Duration,
@@ -179,13 +181,13 @@ impl Model {
     #[must_use]
     pub fn with_shards(id: LedgerId, shards: u16, clock: Clock, lease_ttl: Duration) -> Self {
         let shards = (0..shards).map(|_| Mutex::new(State::new(id))).collect();
-        Self { id, shards, database: Arc::default(), wire: Arc::new(Direct), clock, lease_ttl }
+        Self { id, shards, database: Arc::default(), homes: Arc::default(), wire: Arc::new(Direct), clock, lease_ttl }
     }
 
-    /// The same ledger at the end of another wire.
+    /// The same ledger at the end of another wire, of another process.
     #[must_use]
     pub fn over(&self, wire: impl Wire) -> Self {
-        Self { wire: Arc::new(wire), ..self.clone() }
+        Self { wire: Arc::new(wire), homes: Arc::default(), ..self.clone() }
     }
 
     /// What it holds now of a shard, without a wire.
@@ -224,6 +226,10 @@ impl Model {
         Shard(u16::try_from(at % self.shards.len()).unwrap_or(0))
     }
 
+    fn homes(&self) -> MutexGuard<'_, BTreeMap<Shard, u64>> {
+        self.homes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// One call, bounded as every call of the ledger is.
     async fn call<T: Send + 'static>(
         &self,
@@ -231,15 +237,12 @@ impl Model {
         shard: Shard,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        let noted = move |state: &mut State| {
-            let done = work(state);
-            if let Err(error @ LedgerError::Refused { .. }) = &done {
-                state.refused = Some(error.to_string());
-            }
-            done
-        };
+        if usize::from(shard.0) >= self.shards.len() {
+            let why = format!("the model has no shard {shard}");
+            return Err(LedgerError::Refused { doing: "looking up a shard", why });
+        }
         let answered = async {
-            self.carry(doing, shard, noted)
+            self.carry(doing, shard, work)
                 .await
                 .map_err(|Lost| LedgerError::Unavailable { doing, source: "the connection broke".into() })?
         };
@@ -254,10 +257,6 @@ impl Model {
     ) -> Result<T, Lost> {
         let (answer, answered) = oneshot::channel();
         let (model, database) = (self.clone(), self.database().number);
-        let at = usize::from(shard.0);
-        if at >= self.shards.len() {
-            return Err(Lost);
-        }
         let work = Box::new(move || {
             // A connection ends with its database.
             if model.database().number == database {
@@ -277,11 +276,21 @@ impl Model {
         owner: Ownership,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
+        // A connection ends with its database, so that this is the one that is written to.
+        let (known, database) = (self.homes().get(&owner.shard).copied(), self.database().number);
         self.call(doing, owner.shard, move |state| {
             if state.epoch != owner.epoch && !planted(Mutant::EpochUnchecked) {
                 return Err(fenced(owner));
             }
-            let done = work(state)?;
+            if known.is_some_and(|known| known != database) {
+                let why = "the ledger lives in another database now".to_owned();
+                return Err(LedgerError::Moved { shard: owner.shard, why });
+            }
+            let done = work(state);
+            if let Err(error @ LedgerError::Refused { .. }) = &done {
+                state.refused = Some(error.to_string());
+            }
+            let done = done?;
             state.written = Some((owner.epoch, state.epoch));
             Ok(done)
         })

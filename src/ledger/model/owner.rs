@@ -30,11 +30,14 @@ impl OwnerBook for Model {
     }
 
     async fn home(&self, shard: Shard) -> Result<Home, LedgerError> {
-        let now = format!("database {}", self.database().number);
-        self.call("looking which database the ledger lives in", shard, |state| {
+        let number = self.database().number;
+        let now = format!("database {number}");
+        let home = self.call("looking which database the ledger lives in", shard, |state| {
             Ok(Home { noted: state.home.clone(), now })
-        })
-        .await
+        });
+        let home = home.await?;
+        self.homes().insert(shard, number);
+        Ok(home)
     }
 
     async fn settle(&self, owner: Ownership, home: &Home) -> Result<(), LedgerError> {

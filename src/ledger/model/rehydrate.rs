@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::Model;
+use super::{Model, State};
 use crate::event::ports::{ChainAt, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
 use crate::event::{Chain, Replay, Seq, Shard, SinkName, Void};
+use crate::mutant::{Mutant, planted};
 
 impl RehydrateBook for Model {
     async fn rewound(
@@ -25,12 +26,16 @@ impl RehydrateBook for Model {
             }
             let used = found.min(state.head());
             let until = state.events.iter().rev().map(|event| event.seq).find(|seq| *seq <= used).unwrap_or(base);
-            if found > state.head() {
+            let is_further = state.voids.is_empty() || !planted(Mutant::VoidTooShort);
+            let marks = is_further && !planted(Mutant::VoidUnmarked);
+            if found > state.head() && marks {
                 let void = (state.head(), Void { to: found, chain });
                 state.voids.push(void);
             }
-            let inside = state.voids.iter().find(|(before, void)| *before < found && void.to >= found);
-            let goes_on = inside.map_or(found, |(_, void)| void.to);
+            // Beyond the head only where a mutant leaves the void out.
+            let place = found.min(state.head());
+            let inside = state.voids.iter().find(|(before, void)| *before < place && void.to >= place);
+            let goes_on = inside.map_or(place, |(_, void)| void.to);
             let ChainAt::Known(goes_on_chain) = state.chain_at(goes_on) else {
                 return Err(LedgerError::Refused { doing, why: format!("the chain at {goes_on} is not kept") });
             };
@@ -63,6 +68,7 @@ impl RehydrateBook for Model {
 
     async fn skips(&self, sink: &SinkName, shard: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
         let (sink, of) = (sink.clone(), of.to_vec());
+        let of = if planted(Mutant::SkipsForgotten) { Vec::new() } else { of };
         self.call("asking what a sink has delivered", shard, move |state| {
             Ok(of.into_iter().filter(|one| state.skips.contains(&(sink.clone(), *one))).collect())
         })
@@ -73,6 +79,18 @@ impl RehydrateBook for Model {
         let sink = sink.clone();
         self.call("asking whether a sink skips anything", shard, move |state| {
             Ok(state.skips.iter().any(|(name, _)| *name == sink))
+        })
+        .await
+    }
+
+    async fn forget_skips(&self, sink: &SinkName, owner: Ownership, after: Seq, upto: Seq) -> Result<(), LedgerError> {
+        let sink = sink.clone();
+        self.write("forgetting what a sink skips", owner, move |state| {
+            let State { events, skips, .. } = state;
+            for event in events.iter().filter(|event| event.seq > after && event.seq <= upto) {
+                skips.remove(&(sink.clone(), Delivered::of(event)));
+            }
+            Ok(())
         })
         .await
     }

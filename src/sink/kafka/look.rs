@@ -181,12 +181,16 @@ fn look_back(
     Ok(())
 }
 
-/// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote.
+/// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote in its order: a repair stands out of it
+/// on purpose, and ends nothing.
 pub(super) fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
+    link(message, ledger, shard).filter(|_| header(message, "standpipe-repair").is_none())
+}
+
+/// The same, whether it is a repair or not.
+pub(super) fn link(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
     let value = |name: &str| header(message, name);
-    // A repair stands out of order on purpose, and ends nothing.
-    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard || value("standpipe-repair").is_some()
-    {
+    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
         return None;
     }
     Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))

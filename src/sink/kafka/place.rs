@@ -197,7 +197,7 @@ async fn first<P: Transactions, B: SinkBook>(
 
 /// An operator's seek: the cursor is set in a transaction, then the ledger is told. A crash between the two carries it
 /// out again, which changes nothing, because nothing is delivered before both are done.
-async fn seek<C: Cluster, B: SinkBook>(
+async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cluster: &mut C,
     producer: C::Producer,
@@ -206,6 +206,7 @@ async fn seek<C: Cluster, B: SinkBook>(
     bounds: &ShardBounds,
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
     let settings = start.settings;
+    let passed = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq).min(bounds.head);
     let tails = match cursor {
         Some(cursor) if cursor.ledger != bounds.ledger => {
             let topic = settings.cursor_topic.clone();
@@ -219,6 +220,11 @@ async fn seek<C: Cluster, B: SinkBook>(
     }
     if to.next() < bounds.oldest {
         return Err(Stop::Seek { to, why: format!("the oldest event kept is {}", bounds.oldest) }.into());
+    }
+    // Before the cursor is back there, so that a crash leaves nothing that would be skipped against the operator's will.
+    // What lies beyond the former cursor has not come again yet, and is still skipped.
+    if to < passed && start.book.has_skips(start.sink, settings.shard).await? {
+        start.book.forget_skips(start.sink, start.owner, to, passed).await?;
     }
     let placed = write(start, producer, to, tails, bounds).await?;
     start.book.sought(start.sink, start.owner, to).await?;

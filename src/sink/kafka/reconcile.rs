@@ -202,7 +202,8 @@ fn tails(written: &Tails, held: &BTreeMap<Arc<str>, TopicHeld>, from: Seq, base:
             let known = known.and_then(|tail| tail.last.get(number)).copied().unwrap_or_default();
             let is_there =
                 known < from && (partition.low > 0 || (partition.last > Seq::ZERO && known <= partition.last));
-            if is_there { known } else { Seq::ZERO }
+            // A cursor that was set back does not know what was delivered after it.
+            if is_there { known.max(partition.before) } else { partition.before }
         });
         tails.insert(name.clone(), Tail { last: last.collect() });
     }
@@ -313,4 +314,29 @@ impl Work {
 
 fn counted_anew(topic: &str) -> KafkaSinkError {
     KafkaSinkError::Topic { topic: topic.to_owned(), why: "its partitions changed while it was read".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::proof::{PartitionHeld, SeqSet};
+    use super::super::topics::TopicConfig;
+    use super::*;
+
+    #[test]
+    fn a_cursor_that_was_set_back_does_not_hide_what_its_partitions_hold() {
+        let written = Tails::from([(Arc::from("sell"), Tail { last: vec![Seq(3), Seq(3), Seq(3), Seq::ZERO] })]);
+        let held =
+            |before: u64, last: u64| PartitionHeld { low: 0, first: Seq(1), before: Seq(before), last: Seq(last) };
+        // Behind the cursor, cut before it, made anew, and written to since the cursor was set back.
+        let partitions = vec![held(7, 12), held(2, 2), PartitionHeld::default(), held(5, 5)];
+        let topic = TopicHeld {
+            topic: "sell".into(),
+            seqs: SeqSet::new(Seq(10), Seq(20)),
+            partitions: Some(partitions),
+            config: TopicConfig::default(),
+        };
+        let held = BTreeMap::from([(topic.topic.clone(), topic)]);
+        let tails = tails(&written, &held, Seq(10), Seq(3)).unwrap();
+        assert_eq!(tails["sell"].last, [Seq(7), Seq(2), Seq::ZERO, Seq(5)]);
+    }
 }

@@ -16,7 +16,7 @@ use super::client::Looker;
 use super::config::{Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::KafkaSinkError;
-use super::look::{Decided, Views, seqs};
+use super::look::{Decided, Views, link};
 use super::read::{header, read_through};
 use super::verify::Stop;
 use crate::event::ports::Delivered;
@@ -109,7 +109,7 @@ impl Wanted<'_> {
         shard: &str,
         found: &mut Found,
     ) -> Result<(), KafkaSinkError> {
-        let Some((seq, prev)) = seqs(message, ledger, shard) else { return Ok(()) };
+        let Some((seq, prev)) = link(message, ledger, shard) else { return Ok(()) };
         if seq <= self.after || seq > self.upto {
             return Ok(());
         }
@@ -125,10 +125,14 @@ impl Wanted<'_> {
             Some(of) => Seq(of.parse().map_err(|_| unreadable("its `standpipe-replay` is no seq"))?),
             None => Seq::ZERO,
         };
-        if found.links.len() == MOST {
+        if found.delivered.len() == MOST {
             return Err(Stop::TailTooLong { topic: self.topic.into(), partition: self.partition, most: MOST }.into());
         }
-        found.links.push((seq, prev));
+        // What a reconciled sink has emitted late was delivered too; it stands in nobody's order. It is behind messages that
+        // came after it, so that who has read those has read it.
+        if header(message, "standpipe-repair").is_none() {
+            found.links.push((seq, prev));
+        }
         found.delivered.push(Delivered { key, replay_of });
         Ok(())
     }

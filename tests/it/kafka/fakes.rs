@@ -241,6 +241,14 @@ impl RehydrateBook for FakeLedger {
         Ok(!self.state().skips.is_empty())
     }
 
+    async fn forget_skips(&self, _: &SinkName, _: Ownership, after: Seq, upto: Seq) -> Result<(), LedgerError> {
+        let mut state = self.state();
+        let passed = state.events.iter().filter(|event| event.seq > after && event.seq <= upto);
+        let passed: HashSet<Delivered> = passed.map(Delivered::of).collect();
+        state.skips.retain(|skip| !passed.contains(skip));
+        Ok(())
+    }
+
     async fn reclaim(
         &self,
         sink: &SinkName,

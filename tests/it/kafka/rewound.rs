@@ -63,6 +63,28 @@ async fn what_was_delivered_before_a_rewind_comes_again_from_the_source_and_is_s
     assert!(new.headers.iter().all(|(name, _)| name != "standpipe-replay"));
 }
 
+#[tokio::test]
+async fn a_seek_back_delivers_again_what_was_skipped_and_nothing_that_has_not_come_yet() {
+    let stage = Stage::delivered_some("soughtback", 40).await;
+    stage.ledger.rewind(25);
+    let running = stage.start();
+    stage.wait_running().await;
+    stage.ledger.record_again(26..=33);
+    stage.wait_copy(48).await;
+    stage.ledger.state().row.seek = Some(Seq(42));
+    wait_until("the seek is carried out", LIMIT, async || !stage.ledger.state().sought.is_empty()).await;
+    stage.wait_copy(48).await;
+    stage.ledger.record_again(34..=40);
+    stage.wait_copy(55).await;
+    running.stop().await.unwrap();
+    let mut times: BTreeMap<String, usize> = BTreeMap::new();
+    for message in stage.delivered().await {
+        *times.entry(message.header("standpipe-id").to_owned()).or_default() += 1;
+    }
+    let expected = (1..=40).map(|number| (format!("e{number}"), if (28..=33).contains(&number) { 2 } else { 1 }));
+    assert_eq!(times, expected.collect());
+}
+
 /// Another sink with the same cursor came first: then the chain at the void's end is this sink's too.
 #[tokio::test]
 async fn a_sink_that_finds_its_own_chain_at_the_end_of_a_void_skips_what_it_has_delivered_too() {

@@ -117,6 +117,12 @@ async fn what_a_sink_delivered_is_kept_for_it_alone_and_what_it_did_not_is_wishe
     assert!(world.ledger.has_skips(&sink("crm"), SHARD).await.unwrap());
     assert!(!world.ledger.has_skips(&sink("slow"), SHARD).await.unwrap());
 
+    // An operator sends the sink back to 26, where it has come to 30.
+    world.ledger.forget_skips(&sink("crm"), owner, Seq(26), Seq(30)).await.unwrap();
+    let asked = [delivered("11", 0), delivered("12", 0)];
+    let left = world.ledger.skips(&sink("crm"), SHARD, &asked).await.unwrap();
+    assert_eq!(left, [delivered("11", 0)].into_iter().collect());
+
     let unsettled = async |name, at| world.ledger.unsettled(&sink(name), SHARD, Seq(at)).await.unwrap();
     assert_eq!((unsettled("slow", 25).await, unsettled("slow", 24).await), (Some(Seq(10)), None));
     let way = world.ledger.rewound(&sink("slow"), owner, Seq(18), Chain([1; 32]), Seq(8)).await.unwrap();
@@ -175,4 +181,18 @@ async fn a_server_that_does_not_say_who_it_is_has_a_home_all_the_same() {
     let (home,): (String,) = sqlx::query_as("SELECT standpipe_home()").fetch_one(&mut connection).await.unwrap();
     assert!(!home.contains("untold") && home.split('/').count() >= 3, "{home}");
     connection.execute(AssertSqlSafe(format!("DROP ROLE {role}"))).await.unwrap();
+}
+
+/// A fail-over to a standby that lacked the newest names gives their numbers to others.
+#[tokio::test]
+async fn an_owner_begins_without_the_numbers_that_another_database_gave_to_names() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(1..=1))).await, PageOutcome::Recorded);
+    world.execute("UPDATE event_types SET name = 'deal.deleted' WHERE name = 'deal.updated'").await;
+    world.ledger.home(SHARD).await.unwrap();
+    assert_eq!(world.record(page(&deals, "p1", "p2", events(2..=2))).await, PageOutcome::Recorded);
+    let named =
+        "SELECT count(*) FROM events JOIN event_types USING (type_id) WHERE event_id = '2' AND name = 'deal.updated'";
+    assert_eq!(world.count(named).await, 1);
 }

@@ -34,6 +34,8 @@ pub struct PartitionHeld {
     pub low: i64,
     /// The seq of the first message of this ledger and shard; 0 where there is none.
     pub first: Seq,
+    /// The highest seq below those that were asked for; repairs do not count.
+    pub before: Seq,
     /// The highest seq; repairs do not count.
     pub last: Seq,
 }
@@ -72,6 +74,9 @@ pub(in super::super) fn held(
                 let at = usize::try_from(seen.partition).unwrap_or(usize::MAX);
                 if let (Some(partition), false) = (partitions.get_mut(at), seen.is_repair) {
                     partition.last = partition.last.max(seen.seq);
+                    if seen.seq < from {
+                        partition.before = partition.before.max(seen.seq);
+                    }
                     if partition.first == Seq::ZERO {
                         partition.first = seen.seq;
                     }
