@@ -245,6 +245,8 @@ impl Place {
             "max_connections=60",
             "shared_buffers=128MB",
             "max_wal_size=512MB",
+            // In its own directory, so that a server that is killed leaves nothing elsewhere.
+            "dynamic_shared_memory_type=mmap",
             // Above `error`: what a statement of ours meets is logged by us, once.
             "log_min_messages=log",
             "log_checkpoints=off",

@@ -29,8 +29,10 @@ pub fn ledger_config(url: &str) -> LedgerConfig {
 }
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
-/// fsync guards against a crash of the machine, which no test makes.
-const SETTINGS: &[&str] = &["fsync=off", "full_page_writes=off", "max_connections=300"];
+/// fsync guards against a crash of the machine, which no test makes; shared memory in files of its directory goes with it,
+/// where a server that was killed would leave it to the machine.
+const SETTINGS: &[&str] =
+    &["fsync=off", "full_page_writes=off", "max_connections=300", "dynamic_shared_memory_type=mmap"];
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
