@@ -19,7 +19,7 @@ fn client(mock: &MockKafka) -> Client {
         create_topics: true,
         partitions: None,
         replication: None,
-        properties: IndexMap::from([("linger.ms".into(), "300".into())]),
+        properties: IndexMap::from([("linger.ms".into(), "2000".into())]),
         secret_properties: IndexMap::new(),
     };
     let ledger = LedgerId(uuid::Uuid::new_v4());

@@ -112,6 +112,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     work.commit(&mut producer, kept.to_json()).await?;
     fail::fail_point!("kafka::reconcile_cursor");
     let chain = chain(start, goal).await?;
+    work.end_behind_what_is_held(control);
     let cursor = Cursor::new(bounds.ledger, shard, goal, chain, work.tails).by(start.settings.instance);
     producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
     // What neither the ledger nor the topics can tell of any more.
@@ -263,7 +264,8 @@ impl Work {
         is_excused: bool,
     ) -> Result<(), KafkaSinkError> {
         let event = message.event();
-        let (seq, age) = (event.seq, (now - event.recorded_at).try_into().unwrap_or_default());
+        let (seq, is_control) = (event.seq, event.is_control());
+        let age = (now - event.recorded_at).try_into().unwrap_or_default();
         message.partition = partition_of(message.key.as_bytes(), info.partitions);
         let number = usize::try_from(message.partition).expect("a partition is never negative");
         let place = (message.topic.clone(), message.partition);
@@ -279,8 +281,12 @@ impl Work {
         if !is_there && may_be_gone {
             self.expired += 1;
         }
-        let prev = self.before.insert(place, seq).unwrap_or_default();
+        let mut prev = self.before.insert(place, seq).unwrap_or_default();
         let is_late = !is_there && !may_be_gone && partition.last > seq;
+        if !is_late && !is_control {
+            // What stands last may be of a void, which the ledger does not tell of.
+            prev = prev.max(partition.last);
+        }
         if !is_late {
             let tail = self.tails.get_mut(&message.topic).and_then(|tail| tail.last.get_mut(number));
             *tail.ok_or_else(|| counted_anew(&message.topic))? = seq;
@@ -300,6 +306,17 @@ impl Work {
         self.emitted += 1;
         self.messages.push(message);
         Ok(())
+    }
+
+    /// A partition ends with what it holds, also where that is of a void, which the ledger does not tell of. What is in the
+    /// control topic may be another sink's.
+    fn end_behind_what_is_held(&mut self, control: &str) {
+        for (name, topic) in self.held.iter().filter(|(name, _)| ***name != *control) {
+            let Some(tail) = self.tails.get_mut(name) else { continue };
+            for (last, partition) in tail.last.iter_mut().zip(topic.partitions.iter().flatten()) {
+                *last = (*last).max(partition.last);
+            }
+        }
     }
 
     async fn commit<P: Transactions>(&mut self, producer: &mut P, cursor: Vec<u8>) -> Result<(), KafkaSinkError> {
