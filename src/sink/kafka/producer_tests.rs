@@ -19,7 +19,7 @@ fn client(mock: &MockKafka) -> Client {
         create_topics: true,
         partitions: None,
         replication: None,
-        properties: IndexMap::from([("linger.ms".into(), "2000".into())]),
+        properties: IndexMap::from([("linger.ms".into(), "1000".into())]),
         secret_properties: IndexMap::new(),
     };
     let ledger = LedgerId(uuid::Uuid::new_v4());
@@ -33,7 +33,9 @@ fn send_some(client: &Client) -> (Instant, Instant) {
     let begun = Instant::now();
     let deadline = begun + TRANSACTION_TIMEOUT;
     client.producer.begin_transaction().unwrap();
-    for at in ["one", "two", "three"] {
+    let messages = ["one", "two", "three"];
+    client.reports.outstanding.fetch_add(messages.len(), Ordering::AcqRel);
+    for at in messages {
         let record = BaseRecord::with_opaque_to(TOPIC, COUNTED).partition(0).key("1").payload(at.as_bytes());
         client.send(record, deadline, begun).unwrap();
     }
