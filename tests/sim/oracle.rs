@@ -96,11 +96,6 @@ impl History {
         whole
     }
 
-    /// Whether a seq was ever lost in a void.
-    pub fn is_void(&self, seq: Seq) -> bool {
-        self.voids.iter().any(|((to, _), (before, _))| *before < seq && seq <= *to)
-    }
-
     /// The ledger is not what it was.
     fn rewound(&mut self) {
         (self.head, self.chain) = (Seq::ZERO, None);

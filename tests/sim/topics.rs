@@ -32,8 +32,6 @@ struct Read {
     cut: BTreeMap<Shard, Seq>,
     /// The shards in which an operator has ordered it.
     ordered: BTreeSet<Shard>,
-    /// Whether it was ever mended.
-    mended: bool,
 }
 
 pub struct Topics {
@@ -69,7 +67,6 @@ impl Topics {
     pub fn ordered(&mut self, name: &str, shard: Shard) {
         for (_, read) in self.sinks.iter_mut().filter(|(sink, _)| sink.name == name) {
             read.ordered.insert(shard);
-            read.mended = true;
         }
     }
 
@@ -143,9 +140,7 @@ impl Topics {
                 hold(same, || format!("{seq} is not what was recorded"))?;
                 if !is_repair {
                     let last = lasts.insert(shard, seq).unwrap_or(Seq::ZERO);
-                    // What mends a topic follows the ledger, which does not know what stands in a void.
-                    let skips = read.mended && prev < last && histories[usize::from(shard.0)].is_void(last);
-                    let links = prev == last || skips || read.lost.contains(&(shard, prev));
+                    let links = prev == last || read.lost.contains(&(shard, prev));
                     hold(links && seq > last, || {
                         format!("{}/{} offset {offset}: {seq} names {prev} and follows {last}", place.0, place.1)
                     })?;
