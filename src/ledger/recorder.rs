@@ -399,6 +399,7 @@ fn fenced(owner: Ownership, why: String) -> LedgerError {
 }
 
 /// A place at which a test build can be made to wait, fail or die; apart from the runtime's threads, because it blocks.
+#[cfg_attr(not(feature = "failpoints"), expect(clippy::unused_async, reason = "it waits in a test build alone"))]
 async fn failpoint(name: &'static str) {
     #[cfg(feature = "failpoints")]
     if fail::list().iter().any(|(armed, _)| armed == name)
