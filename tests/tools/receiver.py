@@ -63,6 +63,12 @@ class Receiver(BaseHTTPRequestHandler):
         pass
 
 
-server = ThreadingHTTPServer(("127.0.0.1", port), Receiver)
+class Server(ThreadingHTTPServer):
+    # Five connections wait by default. The kernel lets a further one believe that it is open, and the receiver reads its
+    # request when the attempt was given up long ago.
+    request_queue_size = 128
+
+
+server = Server(("127.0.0.1", port), Receiver)
 print(json.dumps({"listening": port}), flush=True)
 server.serve_forever()
