@@ -29,10 +29,8 @@ pub fn ledger_config(url: &str) -> LedgerConfig {
 }
 
 const STARTS_WITHIN: Duration = Duration::from_mins(1);
-/// fsync guards against a crash of the machine, which no test makes; shared memory in files of its directory goes with it,
-/// where a server that was killed would leave it to the machine.
-const SETTINGS: &[&str] =
-    &["fsync=off", "full_page_writes=off", "max_connections=300", "dynamic_shared_memory_type=mmap"];
+/// fsync guards against a crash of the machine, which no test makes.
+const SETTINGS: &[&str] = &["fsync=off", "full_page_writes=off", "max_connections=300"];
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,7 +286,8 @@ fn launch(
         command
     };
     command.arg("-D").arg(dir.join("data")).arg("-k").arg(dir).arg("-p").arg(port.to_string()).current_dir(dir);
-    command.args(["-c", "listen_addresses=127.0.0.1"]);
+    // Shared memory in files of its directory goes with it, where a server that was killed would leave it to the machine.
+    command.args(["-c", "listen_addresses=127.0.0.1", "-c", "dynamic_shared_memory_type=mmap"]);
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     Process::start("PostgreSQL", &mut command, log)
 }
