@@ -14,7 +14,7 @@ use wiremock::{Mock, MockServer, Request as Seen, ResponseTemplate};
 
 use super::*;
 use crate::clock::Clock;
-use crate::config::{AccountConfig, Auth, DedupeBy, DialectChoice, KeyConfig, OnGap, Secret, StreamStart};
+use crate::config::{AccountConfig, KeyConfig, Secret};
 
 /// Nothing that a caller gets or the vendor gets may hold the other's.
 const TOKEN: &str = "vendor-token-canary-7d1f";
@@ -28,26 +28,16 @@ impl Vendors for One {
     }
 }
 
-fn config(base_url: String, dialect: DialectChoice) -> AccountConfig {
-    AccountConfig {
-        base_url,
-        dialect,
-        auth: Auth::Token(Secret::value(TOKEN)),
-        streams: vec!["*".to_owned()],
-        events: vec!["*".to_owned()],
-        dedupe_by: DedupeBy::Id,
-        start: StreamStart::Tail,
-        history: Duration::from_hours(72),
-        on_gap: OnGap::Continue,
-        poll_interval: Duration::from_secs(5),
-        page_limit: 100,
-        max_page_bytes: 4_096,
-        requests_per_minute: Some(60),
-        requests_per_hour: Some(3_600),
-    }
+fn config(base_url: &str, dialect: Dialect) -> AccountConfig {
+    let text = format!(
+        "deployment = \"door\"\n[ledger]\nurl = \"embedded\"\n[accounts.acme]\nbase_url = \"{base_url}\"\ntoken = \"{TOKEN}\"\n\
+         dialect = \"{}\"\nrequests_per_minute = 60\nrequests_per_hour = 3600\n",
+        dialect.as_str()
+    );
+    crate::config::parse("door.toml", &text).unwrap().config.accounts["acme"].clone()
 }
 
-fn vendor(base_url: String, dialect: DialectChoice) -> Vendor {
+fn vendor(base_url: &str, dialect: Dialect) -> Vendor {
     Vendor::new(&"acme".into(), &config(base_url, dialect), Clock::system()).unwrap()
 }
 
@@ -60,7 +50,7 @@ fn door(vendor: Vendor, allow: &[Scope]) -> Router {
 }
 
 fn live(server: &MockServer) -> Router {
-    door(vendor(server.uri(), DialectChoice::Fixed(Dialect::Live)), &[Scope::PassthroughRead, Scope::PassthroughWrite])
+    door(vendor(&server.uri(), Dialect::Live), &[Scope::PassthroughRead, Scope::PassthroughWrite])
 }
 
 fn request(method: &str, target: &str, body: impl Into<Body>) -> Request {
@@ -134,7 +124,7 @@ async fn requests_and_answers_pass_as_they_are_and_credentials_do_not() {
 async fn a_key_does_what_it_is_allowed_to_where_it_is_allowed_to() {
     let server = MockServer::start().await;
     Mock::given(|_: &Seen| true).respond_with(ResponseTemplate::new(200)).mount(&server).await;
-    let vendor = vendor(server.uri(), DialectChoice::Fixed(Dialect::Live));
+    let vendor = vendor(&server.uri(), Dialect::Live);
     let reader = door(vendor.clone(), &[Scope::PassthroughRead]);
     let writer = door(vendor.clone(), &[Scope::PassthroughWrite]);
     let watcher = door(vendor, &[Scope::EventsRead]);
@@ -164,7 +154,7 @@ async fn a_key_does_what_it_is_allowed_to_where_it_is_allowed_to() {
 #[tokio::test]
 async fn what_is_ambiguous_or_leads_elsewhere_is_refused_in_the_form_of_the_dialect() {
     let server = MockServer::start().await;
-    let door = door(vendor(server.uri(), DialectChoice::Fixed(Dialect::Reference)), &[Scope::Admin]);
+    let door = door(vendor(&server.uri(), Dialect::Reference), &[Scope::Admin]);
     for target in
         ["/sell/acme/v3/../oauth2/token", "/sell/acme/v3/%2e%2e/oauth2/token", "/sell/acme/oauth2/token", "/sell"]
     {
@@ -224,7 +214,7 @@ async fn what_may_be_repeated_is_tried_again_and_nothing_else() {
 async fn over_its_share_of_the_budget_a_caller_waits_two_seconds_and_hears_when() {
     let server = MockServer::start().await;
     Mock::given(|_: &Seen| true).respond_with(ResponseTemplate::new(200)).mount(&server).await;
-    let vendor = vendor(server.uri(), DialectChoice::Fixed(Dialect::Reference));
+    let vendor = vendor(&server.uri(), Dialect::Reference);
     let door = door(vendor.clone(), &[Scope::Admin]);
     let asked = (0..50).map(|_| get(&door, "/sell/acme/v3/deals"));
     let begun = Instant::now();
@@ -266,7 +256,7 @@ async fn raw(answer: Vec<Vec<u8>>) -> (String, JoinSet<()>) {
 
 async fn ask_raw(answer: Vec<Vec<u8>>) -> (StatusCode, HeaderMap, Result<String, String>) {
     let (uri, _tasks) = raw(answer).await;
-    let door = door(vendor(uri, DialectChoice::Fixed(Dialect::Live)), &[Scope::Admin]);
+    let door = door(vendor(&uri, Dialect::Live), &[Scope::Admin]);
     ask(&door, request("POST", "/sell/acme/v2/deals", "{}")).await
 }
 
@@ -312,7 +302,7 @@ impl crate::http::Server for Stalled {
 async fn a_vendor_that_stands_still_is_given_up() {
     for (in_head, expected, seconds) in [(true, StatusCode::GATEWAY_TIMEOUT, 27), (false, StatusCode::OK, 15)] {
         let client = crate::http::client_builder().build().unwrap();
-        let config = config("http://localhost".to_owned(), DialectChoice::Fixed(Dialect::Live));
+        let config = config("http://localhost", Dialect::Live);
         let transport = crate::http::Transport::Memory(client, Arc::new(Stalled { in_head }));
         let vendor = Vendor::over(&"acme".into(), &config, Clock::system(), transport).unwrap();
         let begun = Instant::now();
