@@ -71,7 +71,7 @@ pub enum Refused {
     #[error("this API key is not allowed to do that")]
     Beyond,
     /// Not from this machine while no keys are configured: 403.
-    #[error("without [server.keys] only this machine is served, and no page of a browser; configure a key")]
+    #[error("without [server.keys] only this machine is served, and no page from elsewhere; configure a key")]
     NotLocal,
     /// Too many failed tries from there: 429.
     #[error("too many failed tries from this address: later")]
@@ -173,7 +173,10 @@ fn is_local(headers: &HeaderMap) -> bool {
     let host = text(header::HOST).is_none_or(names_loopback);
     let origin = text(header::ORIGIN)
         .is_none_or(|origin| origin.split_once("://").is_some_and(|(_, host)| names_loopback(host)));
-    !forwarded && host && origin
+    // A picture or a script of another site's page brings no origin. Whoever follows a link here is a person.
+    let embedded = headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+        && headers.get("sec-fetch-mode").is_none_or(|mode| mode != "navigate");
+    !forwarded && host && origin && !embedded
 }
 
 fn names_loopback(authority: &str) -> bool {
@@ -250,11 +253,16 @@ mod tests {
             ("origin", "http://localhost:3000", true),
             ("origin", "https://evil.example", false),
             ("origin", "null", false),
+            ("sec-fetch-site", "cross-site", false),
+            ("sec-fetch-site", "none", true),
             ("x-forwarded-for", "192.0.2.1", false),
             ("forwarded", "for=192.0.2.1", false),
         ] {
             assert_eq!(keys.admit(HERE, &with(name, value)).await.is_ok(), served, "{name}: {value}");
         }
+        let mut followed = with("sec-fetch-site", "cross-site");
+        followed.insert("sec-fetch-mode", HeaderValue::from_static("navigate"));
+        assert!(keys.admit(HERE, &followed).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
