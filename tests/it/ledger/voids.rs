@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use standpipe::event::ports::{
-    ChainAt, Delivered, LedgerError, PageOutcome, ReadLedger as _, RehydrateBook as _, SinkBook as _,
+    ChainAt, Delivered, LedgerError, PageOutcome, ReadLedger as _, RehydrateBook as _, SinkBook as _, SinkState,
 };
-use standpipe::event::{Chain, DedupeKey, Seq, Shard, SinkName};
+use standpipe::event::{Chain, DedupeKey, DeliveryBook as _, Seq, Shard, SinkName};
 use standpipe::ledger::operator::SeekTo;
 
 use super::world::{World, events, page};
@@ -195,4 +195,27 @@ async fn an_owner_begins_without_the_numbers_that_another_database_gave_to_names
     let named =
         "SELECT count(*) FROM events JOIN event_types USING (type_id) WHERE event_id = '2' AND name = 'deal.updated'";
     assert_eq!(world.count(named).await, 1);
+}
+
+/// INV-10: a standby may have the epoch and every event, and yet lack the row of a delivery that a sink believes to be there.
+#[tokio::test]
+async fn a_write_is_refused_where_the_ledger_lives_elsewhere_than_where_its_owner_began() {
+    let world = world().await;
+    let (owner, crm) = (world.held.ownership(), sink("crm"));
+    world.ledger.home(SHARD).await.unwrap();
+    world.ledger.keep_cursor(&crm, owner, Seq(26)).await.unwrap();
+    let elsewhere = "CREATE OR REPLACE FUNCTION standpipe_home() RETURNS text LANGUAGE sql AS $$ SELECT '1/2/3' $$";
+    world.execute(elsewhere).await;
+    for refused in [
+        world.ledger.keep_cursor(&crm, owner, Seq(30)).await,
+        world.ledger.report(&crm, owner, SinkState::Running, None).await,
+        world.ledger.reconciled(&crm, owner, Seq(30)).await,
+        world.ledger.keep_failures(&crm, owner, None).await,
+        world.ledger.forget_after(&crm, owner, Seq(0)).await,
+    ] {
+        assert!(matches!(refused, Err(LedgerError::Moved { .. })), "{refused:?}");
+    }
+    world.ledger.home(SHARD).await.unwrap();
+    assert_eq!(world.ledger.row(&crm, owner).await.unwrap().cursor, Some(Seq(26)));
+    world.ledger.keep_cursor(&crm, owner, Seq(30)).await.unwrap();
 }
