@@ -208,10 +208,11 @@ pub trait StreamBook: Clone + Send + Sync + 'static {
 
 // ── ledger ⇄ sink ────────────────────────────────────────────────────────────────────────────────────────────────
 
-/// Where the ledger puts a batch that it has just committed. Never blocks: who has no room reads the ledger later.
+/// Where the ledger puts a batch that it has just committed. Who has no room reads the ledger later.
 pub trait Publish: Send + Sync + 'static {
-    /// Hands a committed batch to the sinks of its shard.
-    fn publish(&self, batch: Arc<Batch>);
+    /// Hands a committed batch to the sinks of its shard: at the call to those that have room. What is given back waits
+    /// for the others, within a bound that does not depend on them.
+    fn publish(&self, batch: Arc<Batch>) -> impl Future<Output = ()> + Send;
 }
 
 /// Reading what is recorded.

@@ -167,14 +167,13 @@ impl<S: Store> Recorder<S> {
     ) -> Result<(), LedgerError> {
         let started = Instant::now();
         let before = (self.head, self.chain);
+        let mut late = None;
         if let Some(committed) = self.record(&mut draft).await? {
             histogram!(LEDGER_COMMIT_SECONDS, "shard" => self.owner.shard.to_string()).record(started.elapsed());
             failpoint("ledger::after_commit").await;
             self.count(&draft, &committed);
             let batch = self.batch(draft.elements, &committed, before)?;
-            if !batch.events.is_empty() {
-                publish.publish(Arc::new(batch));
-            }
+            late = (!batch.events.is_empty()).then(|| publish.publish(Arc::new(batch)));
         }
         for Waiting { step, settled, room } in waiting {
             let outcome = match draft.steps[step].superseded.take() {
@@ -184,6 +183,10 @@ impl<S: Store> Recorder<S> {
             // A source that went away meanwhile reads its position from the ledger when it comes back.
             drop(settled.send(outcome));
             drop(room);
+        }
+        // The sources fetch meanwhile.
+        if let Some(late) = late {
+            late.await;
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! The way of committed batches to the sinks of a shard.
 //!
 //! Two paths lead to the same events. The *memory path* is a channel for each sink, bounded in events and bytes; a
-//! committed batch is put there while there is room. Where there is none it is simply not put there, so that a sink
+//! committed batch is put there while there is room. Where there is none it is in the end not put there, so that a sink
 //! that cannot keep up stops neither the recorder nor another sink (INV-15) and holds no memory beyond its bound
 //! (INV-11). Such a sink takes the *ledger path*: it reads from its cursor up to the first batch that waits for it in
 //! memory.
+//!
+//! The ledger path costs PostgreSQL as much as recording does, so a sink that took the last batch from memory and is a
+//! little late is waited for: [`PATIENCE`] for each event. What takes nothing is waited for once.
 //!
 //! What a feed gives out is contiguous whatever was dropped, because only the caller's `after` says where to go on,
 //! never the channel. A dropped batch cannot leave a sink asleep: it sleeps on the head alone, and the head is raised
@@ -12,20 +15,25 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use metrics::Gauge;
+use metrics::{Counter, Gauge};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::event::ports::{Feed, LedgerError, Publish, ReadLedger};
 use crate::event::{Batch, Capacity, Room, Seq, Shard, SinkName};
 use crate::mutant::{Mutant, planted};
-use crate::telemetry::metrics::{CHANNEL_CAPACITY, CHANNEL_DEPTH};
+use crate::telemetry::metrics::{BLOCKED_SECONDS_TOTAL, CHANNEL_CAPACITY, CHANNEL_DEPTH, add_seconds};
 
 /// How much is read from the ledger at once.
 const READ_EVENTS: usize = 5_000;
 const READ_BYTES: usize = 8 << 20;
 /// Batches in a channel, at most; its [`Capacity`] bounds what they hold.
 const MAX_BATCHES: usize = 1_024;
+/// How long the recorder waits for the room of an event, so that sinks slow it down to 10,000 events/s at most: several
+/// times what the vendor's limits let an account ask for (1,667 events/s in the reference dialect, 1,000 in the live one).
+const PATIENCE: Duration = Duration::from_micros(100);
 
 /// Hands committed batches of one shard to its sinks. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -33,6 +41,7 @@ pub struct Fanout(Arc<Shared>);
 
 struct Shared {
     shard: Shard,
+    blocked: Counter,
     sinks: Mutex<Sinks>,
 }
 
@@ -46,6 +55,8 @@ struct Outlet {
     capacity: Capacity,
     depth: Gauge,
     channel: mpsc::Sender<Waiting>,
+    /// Whether the last batch found room: then the next one is worth a wait.
+    follows: bool,
     /// One for each sink: who listens together to one is woken in an order that no seed decides.
     head: watch::Sender<Seq>,
 }
@@ -61,7 +72,8 @@ impl Fanout {
     /// For a shard whose newest committed event is `head`.
     #[must_use]
     pub fn new(shard: Shard, head: Seq) -> Self {
-        Self(Arc::new(Shared { shard, sinks: Mutex::new(Sinks { head, outlets: Vec::new() }) }))
+        let blocked = metrics::counter!(BLOCKED_SECONDS_TOTAL, "stage" => "ledger");
+        Self(Arc::new(Shared { shard, blocked, sinks: Mutex::new(Sinks { head, outlets: Vec::new() }) }))
     }
 
     /// A new feed for a sink. Dropping it takes the sink out again, at any time.
@@ -75,7 +87,7 @@ impl Fanout {
         let depth = metrics::gauge!(CHANNEL_DEPTH, "channel" => name);
         let mut sinks = self.sinks();
         let (raise, head) = watch::channel(sinks.head);
-        sinks.outlets.push(Outlet { capacity, depth, channel: sender, head: raise });
+        sinks.outlets.push(Outlet { capacity, depth, channel: sender, follows: false, head: raise });
         drop(sinks);
         SinkFeed { shard: self.0.shard, head, channel: receiver, first: None, ledger, size, max_events }
     }
@@ -101,20 +113,49 @@ impl Fanout {
 }
 
 impl Publish for Fanout {
-    fn publish(&self, batch: Arc<Batch>) {
-        let (events, bytes, to) = (batch.events.len(), batch.size() as u64, batch.to());
+    fn publish(&self, batch: Arc<Batch>) -> impl Future<Output = ()> + Send {
+        let (events, bytes) = (batch.events.len(), batch.size() as u64);
+        let mut late = Vec::new();
         let mut sinks = self.sinks();
-        sinks.head = to;
-        sinks.outlets.retain(|outlet| {
-            if let Some(room) = outlet.capacity.try_reserve(events, bytes)
-                && let Ok(place) = outlet.channel.try_reserve()
-            {
-                place.send(Waiting::new(Arc::clone(&batch), outlet.depth.clone(), room));
+        sinks.head = batch.to();
+        sinks.outlets.retain_mut(|outlet| {
+            match outlet.capacity.try_reserve(events, bytes) {
+                None if outlet.follows => late.push((outlet.channel.clone(), outlet.capacity.clone())),
+                room => outlet.hand_over(&batch, room),
             }
-            // Last: who wakes by the head finds the batch in its channel, or knows that it must read the ledger.
-            outlet.head.send_replace(to);
             !outlet.channel.is_closed()
         });
+        drop(sinks);
+        async move {
+            let began = Instant::now();
+            let until = began + PATIENCE * u32::try_from(events).unwrap_or(u32::MAX);
+            for (channel, capacity) in late {
+                let room = tokio::select! {
+                    biased;
+                    room = capacity.reserve(events, bytes) => Some(room),
+                    () = channel.closed() => None,
+                    () = sleep_until(until) => None,
+                };
+                let mut sinks = self.sinks();
+                if let Some(outlet) = sinks.outlets.iter_mut().find(|outlet| outlet.channel.same_channel(&channel)) {
+                    outlet.hand_over(&batch, room);
+                }
+            }
+            add_seconds(&self.0.blocked, began.elapsed());
+        }
+    }
+}
+
+impl Outlet {
+    /// Puts a batch into the channel, where it has room there, and tells the sink of it in any case.
+    fn hand_over(&mut self, batch: &Arc<Batch>, room: Option<Room>) {
+        let place = room.and_then(|room| Some((room, self.channel.try_reserve().ok()?)));
+        self.follows = place.is_some();
+        if let Some((room, place)) = place {
+            place.send(Waiting::new(Arc::clone(batch), self.depth.clone(), room));
+        }
+        // Last: who wakes by the head finds the batch in its channel, or knows that it must read the ledger.
+        self.head.send_replace(batch.to());
     }
 }
 

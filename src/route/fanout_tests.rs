@@ -20,7 +20,7 @@ struct Ledger {
 
 impl Ledger {
     /// Commits `count` events and gives the batch to the fanout.
-    fn commit(&self, fanout: &Fanout, count: usize) {
+    async fn commit(&self, fanout: &Fanout, count: usize) {
         let batch = {
             let mut events = self.events.lock().unwrap();
             let after = events.len() as u64;
@@ -29,7 +29,7 @@ impl Ledger {
             }
             batch(after, &events[usize::try_from(after).unwrap()..])
         };
-        fanout.publish(Arc::new(batch));
+        fanout.publish(Arc::new(batch)).await;
     }
 }
 
@@ -123,7 +123,7 @@ proptest! {
             let mut cursor = Seq::ZERO;
             for step in steps {
                 match step {
-                    Step::Commit(count) => ledger.commit(&fanout, count),
+                    Step::Commit(count) => ledger.commit(&fanout, count).await,
                     Step::Take(_) if cursor == fanout.head() => {}
                     Step::Take(take) => advance(&mut feed, &mut cursor, take).await,
                     // Polled once, then dropped: nothing may be lost by it.
@@ -146,7 +146,7 @@ async fn a_sink_that_keeps_up_never_reads_the_ledger() {
     let mut feed = fanout.feed(&sink(), Capacity::new(100, 1 << 20), ledger.clone());
     let mut cursor = Seq::ZERO;
     for _ in 0..10 {
-        ledger.commit(&fanout, 5);
+        ledger.commit(&fanout, 5).await;
         advance(&mut feed, &mut cursor, usize::MAX).await;
     }
     assert_eq!((cursor, ledger.reads.load(Ordering::SeqCst)), (Seq(50), 0));
@@ -168,7 +168,7 @@ async fn a_sleeping_sink_is_woken_by_a_batch_that_had_no_room() {
         });
     }
     for _ in 0..1000 {
-        ledger.commit(&fanout, 3);
+        ledger.commit(&fanout, 3).await;
         tokio::task::yield_now().await;
     }
     readers.join_all().await;
@@ -181,11 +181,11 @@ async fn a_dropped_feed_gives_its_room_back_and_is_forgotten() {
     let fanout = Fanout::new(Shard(0), Seq::ZERO);
     let capacity = Capacity::new(10, 1 << 20);
     let feed = fanout.feed(&sink(), capacity.clone(), ledger.clone());
-    ledger.commit(&fanout, 4);
+    ledger.commit(&fanout, 4).await;
     assert_eq!(capacity.depth(), 4);
     drop(feed);
     assert_eq!(capacity.depth(), 0);
-    ledger.commit(&fanout, 1);
+    ledger.commit(&fanout, 1).await;
     assert!(fanout.sinks().outlets.is_empty());
 }
 
@@ -198,4 +198,36 @@ async fn a_feed_says_when_its_ledger_lost_events_and_waits_when_its_recorder_has
     assert!(matches!(error, LedgerError::Unavailable { .. }), "{error:?}");
     drop(fanout);
     assert!(futures_util::poll!(Box::pin(feed.next(Seq(3)))).is_pending());
+}
+
+/// INV-15: a sink that takes is waited for, one that does not costs one wait and no more.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_a_little_late_stays_in_memory_and_one_that_takes_nothing_is_waited_for_once() {
+    let ledger = Ledger::default();
+    let fanout = Fanout::new(Shard(0), Seq::ZERO);
+    let mut feed = fanout.feed(&sink(), Capacity::new(4, 1 << 20), ledger.clone());
+    let began = Instant::now();
+    ledger.commit(&fanout, 4).await;
+    let mut cursor = Seq::ZERO;
+    let taking = async {
+        tokio::time::sleep(PATIENCE * 2).await;
+        advance(&mut feed, &mut cursor, usize::MAX).await;
+    };
+    tokio::join!(ledger.commit(&fanout, 3), taking);
+    advance(&mut feed, &mut cursor, usize::MAX).await;
+    assert_eq!((cursor, ledger.reads.load(Ordering::SeqCst)), (Seq(7), 0), "both came by memory");
+    ledger.commit(&fanout, 4).await;
+    let (patient, waited) = (began.elapsed(), |since: Duration| began.elapsed() - since);
+    ledger.commit(&fanout, 3).await;
+    // Timers tick in milliseconds.
+    let once = PATIENCE * 3;
+    assert!((once..once + Duration::from_millis(2)).contains(&waited(patient)), "{:?}", waited(patient));
+    let after = began.elapsed();
+    for _ in 0..100 {
+        ledger.commit(&fanout, 3).await;
+    }
+    assert_eq!(waited(after), Duration::ZERO, "nobody waits for what takes nothing");
+    while cursor < fanout.head() {
+        advance(&mut feed, &mut cursor, usize::MAX).await;
+    }
 }

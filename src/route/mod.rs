@@ -7,7 +7,8 @@
 //! One form exists: the canonical event's bytes as they are. A further one would be rendered here and travel in the
 //! [`Address`](crate::event::ports::Address), so that sinks go on knowing nothing of forms.
 //!
-//! [`Fanout`] hands committed batches over without ever waiting for a sink (INV-15).
+//! [`Fanout`] hands committed batches over; for a sink that takes them it waits a moment, for one that does not never
+//! (INV-15).
 
 mod body;
 mod error;

@@ -121,7 +121,7 @@ metrics! {
     Gauge CHANNEL_CAPACITY = "standpipe_channel_capacity" ["channel"]
         "Events that a bounded channel takes at most.";
     Counter BLOCKED_SECONDS_TOTAL = "standpipe_blocked_seconds_total" ["stage"]
-        "Time that a stage waited for room in front of it.";
+        "Time that a stage (source, ledger) waited for room in front of it.";
     Counter SINK_EVENTS_TOTAL = "standpipe_sink_events_total" ["sink", "outcome"]
         "Events that a sink took, by outcome: delivered, filtered, skipped, truncated, dead-letter.";
     Gauge SINK_LAG_EVENTS = "standpipe_sink_lag_events" ["sink", "shard"]

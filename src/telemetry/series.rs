@@ -24,7 +24,9 @@ pub fn configured(config: &Config) {
     for reason in [GapReason::PositionExpired, GapReason::Sought, GapReason::BacklogHold, GapReason::Retention] {
         counter!(GAPS_TOTAL, "reason" => reason.as_str()).increment(0);
     }
-    counter!(BLOCKED_SECONDS_TOTAL, "stage" => "source").increment(0);
+    for stage in ["source", "ledger"] {
+        counter!(BLOCKED_SECONDS_TOTAL, "stage" => stage).increment(0);
+    }
     for name in config.accounts.keys() {
         account(name);
     }

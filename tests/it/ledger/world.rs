@@ -36,8 +36,9 @@ pub async fn open(config: &LedgerConfig) -> Ledger {
 pub struct Shelf(Arc<Mutex<Vec<Arc<Batch>>>>);
 
 impl Publish for Shelf {
-    fn publish(&self, batch: Arc<Batch>) {
+    fn publish(&self, batch: Arc<Batch>) -> impl Future<Output = ()> + Send {
         self.0.lock().unwrap().push(batch);
+        std::future::ready(())
     }
 }
 
