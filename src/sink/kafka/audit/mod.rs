@@ -65,7 +65,12 @@ pub async fn audit<F: Feed, B: AuditBook>(audit: Audit<F, B>) {
     let Audit { settings, mut feed, .. } = audit;
     while !stop.is_cancelled() {
         let ended = stop.run_until_cancelled(follow_on(&settings, &mut feed, &mut desk)).await;
-        let Some(Err(error)) = ended else { break };
+        let error = match ended {
+            None => break,
+            // The sink had not started yet.
+            Some(Ok(())) => continue,
+            Some(Err(error)) => error,
+        };
         let why = causes(&error);
         tracing::warn!(sink = %settings.sink, shard = %settings.shard, error = why, "the audit starts again");
         desk.pending.error = Some(why);
