@@ -1,14 +1,14 @@
-//! The real cluster: looks and administration, each on a thread and with clients of its own. Producing is
-//! [`producer`](super::producer)'s.
+//! The real cluster: looks and administration, each on a thread. A client that has looked is kept for the next look: a
+//! start looks four times, and a connection takes as long as a look. Producing is [`producer`](super::producer)'s.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::ClientContext;
 use rdkafka::admin::AdminClient;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::{KafkaSinkError, code_of};
 use super::landed::Landed;
+use super::look::Views;
 use super::producer::Producer;
 use super::proof::TopicHeld;
 use super::{look, proof, tail, thread, topics};
@@ -30,7 +31,6 @@ const SERVED: usize = 10_000;
 const READ_LIMIT: Duration = Duration::from_hours(12);
 
 /// A Kafka cluster over the network.
-#[derive(Debug)]
 pub struct KafkaCluster {
     settings: Arc<Settings>,
     /// The smallest limit of a topic that was met; never rises, so that a new producer suits all of them.
@@ -39,13 +39,54 @@ pub struct KafkaCluster {
     made_for: usize,
     /// Where the messages of the present producer land.
     landed: Landed,
+    /// What the last look was made with. Counting the partitions gives it up, so that no client stays idle for long.
+    views: Option<Views>,
 }
 
 impl KafkaCluster {
     /// Connects to nothing yet.
     #[must_use]
     pub fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, smallest_limit: usize::MAX, made_for: usize::MAX, landed: Landed::default() }
+        Self { settings, smallest_limit: usize::MAX, made_for: usize::MAX, landed: Landed::default(), views: None }
+    }
+
+    /// Looks with what was kept, or with new clients; keeps them where the look was good.
+    async fn look<T: Send + 'static>(
+        &mut self,
+        doing: &str,
+        limit: Duration,
+        look: impl FnOnce(&Views) -> Result<T, KafkaSinkError> + Send + 'static,
+    ) -> Result<T, KafkaSinkError> {
+        let (kept, settings) = (self.views.take(), self.settings.clone());
+        let (views, told) = thread::call(doing, limit, move || {
+            let views = kept.map_or_else(|| Views::new(&settings), Ok)?;
+            let told = look(&views)?;
+            Ok((views, told))
+        })
+        .await?;
+        self.views = Some(views);
+        Ok(told)
+    }
+
+    /// Gives up what was kept, where blocking is allowed.
+    fn forget_views(&mut self) {
+        if let Some(views) = self.views.take()
+            && let Err(error) = thread::spawn("kafka-drop", move || drop(views))
+        {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a client is dropped where it blocks");
+        }
+    }
+}
+
+impl Drop for KafkaCluster {
+    fn drop(&mut self) {
+        self.forget_views();
+    }
+}
+
+impl std::fmt::Debug for KafkaCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaCluster").field("sink", &self.settings.sink).finish_non_exhaustive()
     }
 }
 
@@ -55,8 +96,8 @@ impl Cluster for KafkaCluster {
     async fn cursor_topic(&mut self, create: bool) -> Result<bool, KafkaSinkError> {
         let settings = self.settings.clone();
         let handle = tokio::runtime::Handle::current();
-        thread::call("looking at the cursor topic", 3 * ADMIN_TIMEOUT, move || {
-            topics::cursor_topic(&settings, &handle, create)
+        self.look("looking at the cursor topic", 3 * ADMIN_TIMEOUT, move |views| {
+            topics::cursor_topic(&settings, &handle, &views.committed, create)
         })
         .await
     }
@@ -77,12 +118,13 @@ impl Cluster for KafkaCluster {
 
     async fn read_cursor(&mut self, _fenced: &Producer) -> Result<CursorFound, KafkaSinkError> {
         let settings = self.settings.clone();
-        thread::call("reading the cursor", 3 * TRANSACTION_TIMEOUT, move || look::cursor(&settings)).await
+        self.look("reading the cursor", 3 * TRANSACTION_TIMEOUT, move |views| look::cursor(views, &settings)).await
     }
 
     async fn last_cursor(&mut self) -> Result<CursorFound, KafkaSinkError> {
         let settings = self.settings.clone();
-        thread::call("looking at the cursor", 3 * ADMIN_TIMEOUT, move || look::cursor_now(&settings)).await
+        let look = move |views: &Views| look::cursor_now(&views.committed, &settings);
+        self.look("looking at the cursor", 3 * ADMIN_TIMEOUT, look).await
     }
 
     async fn delivered(
@@ -102,10 +144,8 @@ impl Cluster for KafkaCluster {
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
         let settings = self.settings.clone();
         let expected = expected.clone();
-        let ends = thread::call("reading the ends of topics", 6 * TRANSACTION_TIMEOUT, move || {
-            look::ends(&settings, &expected)
-        })
-        .await?;
+        let look = move |views: &Views| look::ends(views, &settings, &expected);
+        let ends = self.look("reading the ends of topics", 6 * TRANSACTION_TIMEOUT, look).await?;
         for end in &ends {
             for (partition, found) in (0..).zip(end.partitions.iter().flatten()) {
                 self.landed.saw(&end.topic, partition, found.high);
@@ -128,23 +168,21 @@ impl Cluster for KafkaCluster {
         let settings = self.settings.clone();
         let name = name.to_owned();
         let handle = tokio::runtime::Handle::current();
-        let info = thread::call("looking at a topic", 3 * ADMIN_TIMEOUT, move || {
-            topics::output_topic(&settings, &handle, &name, kind)
-        })
-        .await?;
+        let look = move |views: &Views| topics::output_topic(&settings, &handle, &views.committed, &name, kind);
+        let info = self.look("looking at a topic", 3 * ADMIN_TIMEOUT, look).await?;
         self.smallest_limit = self.smallest_limit.min(info.max_bytes);
         Ok(info)
     }
 
     async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {
-        let settings = self.settings.clone();
         let topics = topics.to_vec();
-        thread::call("counting partitions", 3 * ADMIN_TIMEOUT, move || {
-            let looker = Looker::new(&settings, Isolation::Committed)?;
+        let counted = self.look("counting partitions", 3 * ADMIN_TIMEOUT, move |views| {
             let deadline = Instant::now() + 2 * ADMIN_TIMEOUT;
-            topics.iter().map(|topic| looker.partitions(topic, deadline)).collect()
-        })
-        .await
+            topics.iter().map(|topic| views.committed.partitions(topic, deadline)).collect()
+        });
+        let counted = counted.await;
+        self.forget_views();
+        counted
     }
 
     fn outgrown(&self) -> bool {
@@ -160,11 +198,13 @@ pub(super) struct Looker {
 
 impl Looker {
     pub(super) fn new(settings: &Settings, isolation: Isolation) -> Result<Self, KafkaSinkError> {
+        Self::of(&settings.consumer(isolation)?)
+    }
+
+    pub(super) fn of(config: &ClientConfig) -> Result<Self, KafkaSinkError> {
         let listener = Listener::default();
-        let consumer = settings
-            .consumer(isolation)?
-            .create_with_context(listener.clone())
-            .map_err(KafkaSinkError::kafka("making a consumer"))?;
+        let consumer =
+            config.create_with_context(listener.clone()).map_err(KafkaSinkError::kafka("making a consumer"))?;
         Ok(Self { consumer, listener })
     }
 

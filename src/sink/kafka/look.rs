@@ -1,10 +1,12 @@
 //! Reading the ends of partitions, backwards in steps, as a `read_committed` consumer sees them once everything below
 //! the high watermark is decided (INV-8). Blocks; the caller stands on a thread of its own.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use time::OffsetDateTime;
@@ -31,18 +33,28 @@ pub(super) struct Decided {
     pub(super) high: i64,
 }
 
-/// Two views of one cluster.
+/// Two views of one cluster. The second is had where it is needed.
 pub(super) struct Views {
     pub(super) committed: Looker,
-    uncommitted: Looker,
+    uncommitted: OnceCell<Looker>,
+    config: ClientConfig,
 }
 
 impl Views {
     pub(super) fn new(settings: &Settings) -> Result<Self, KafkaSinkError> {
         Ok(Self {
             committed: Looker::new(settings, Isolation::Committed)?,
-            uncommitted: Looker::new(settings, Isolation::Uncommitted)?,
+            uncommitted: OnceCell::new(),
+            config: settings.consumer(Isolation::Uncommitted)?,
         })
+    }
+
+    fn uncommitted(&self) -> Result<&Looker, KafkaSinkError> {
+        if self.uncommitted.get().is_none() {
+            // It was empty, and nobody else has it.
+            drop(self.uncommitted.set(Looker::of(&self.config)?));
+        }
+        Ok(self.uncommitted.get().expect("set before"))
     }
 
     /// Waits until everything below the present high watermark is decided, for twice the transactions' timeout.
@@ -52,7 +64,7 @@ impl Views {
                 looker.failed(format!("asking for the watermarks of partition {partition} of `{topic}`"), error)
             })
         };
-        let seen = if planted(Mutant::LastStableOffset) { &self.committed } else { &self.uncommitted };
+        let seen = if planted(Mutant::LastStableOffset) { &self.committed } else { self.uncommitted()? };
         let (low, high) = watermarks(seen)?;
         loop {
             // For a read_committed client the end is the last stable offset.
@@ -69,16 +81,14 @@ impl Views {
 }
 
 /// The last committed cursor of the shard.
-pub(super) fn cursor(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
-    let views = Views::new(settings)?;
+pub(super) fn cursor(views: &Views, settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
     let (topic, partition) = (settings.cursor_topic.as_str(), settings.cursor_partition());
     let decided = views.decided(topic, partition, Instant::now() + 2 * TRANSACTION_TIMEOUT)?;
     last_of(&views.committed, settings, decided)
 }
 
 /// The last cursor that is committed now, whatever else may be under way.
-pub(super) fn cursor_now(settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
-    let committed = Looker::new(settings, Isolation::Committed)?;
+pub(super) fn cursor_now(committed: &Looker, settings: &Settings) -> Result<CursorFound, KafkaSinkError> {
     let (topic, partition) = (settings.cursor_topic.as_str(), settings.cursor_partition());
     let there = committed.partitions(topic, Instant::now() + ADMIN_TIMEOUT)?;
     if there.is_none_or(|count| count <= partition) {
@@ -88,7 +98,7 @@ pub(super) fn cursor_now(settings: &Settings) -> Result<CursorFound, KafkaSinkEr
         .consumer
         .fetch_watermarks(topic, partition, ADMIN_TIMEOUT)
         .map_err(|error| committed.failed(format!("asking for the watermarks of `{topic}`"), error))?;
-    last_of(&committed, settings, Decided { low, high })
+    last_of(committed, settings, Decided { low, high })
 }
 
 fn last_of(committed: &Looker, settings: &Settings, decided: Decided) -> Result<CursorFound, KafkaSinkError> {
@@ -114,8 +124,7 @@ fn last_of(committed: &Looker, settings: &Settings, decided: Decided) -> Result<
 
 /// The ends of the topics, each partition read back to the seq that is expected last in it; those of which nothing is
 /// expected are not read.
-pub(super) fn ends(settings: &Settings, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
-    let views = Views::new(settings)?;
+pub(super) fn ends(views: &Views, settings: &Settings, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
     let deadline = Instant::now() + 2 * TRANSACTION_TIMEOUT;
     let mut ends = BTreeMap::new();
     let mut open = Vec::new();

@@ -57,7 +57,8 @@ pub(super) fn read_through(
             Some(Err(error)) => return Err(failed(error)),
         }
     }
-    Ok(())
+    // It may be kept for another look, and must not fetch until then.
+    looker.consumer.unassign().map_err(failed)
 }
 
 /// The value of a message's header, where it is text.

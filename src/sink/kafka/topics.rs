@@ -10,23 +10,27 @@ use tokio::time::Instant;
 
 use super::client::{Listener, Looker, admin};
 use super::cluster::{TopicInfo, TopicKind};
-use super::config::{ADMIN_TIMEOUT, Isolation, Settings};
+use super::config::{ADMIN_TIMEOUT, Settings};
 use super::error::{KafkaSinkError, code_of};
 
 /// The limit of a message where the topic's own may not be asked for, in bytes: a little under Kafka's default.
 const USUAL_LIMIT: usize = 1_000_000;
 
 /// Whether the cursor topic exists; makes it when told to.
-pub(super) fn cursor_topic(settings: &Settings, handle: &Handle, create: bool) -> Result<bool, KafkaSinkError> {
+pub(super) fn cursor_topic(
+    settings: &Settings,
+    handle: &Handle,
+    looker: &Looker,
+    create: bool,
+) -> Result<bool, KafkaSinkError> {
     let topic = settings.cursor_topic.as_str();
-    let looker = Looker::new(settings, Isolation::Committed)?;
     let deadline = Instant::now() + ADMIN_TIMEOUT;
     let count = match looker.partitions(topic, deadline)? {
         Some(count) => count,
         None if !create => return Ok(false),
         None => {
             let config = [("cleanup.policy", "compact"), ("segment.ms", "3600000"), ("segment.bytes", "16777216")];
-            make(settings, handle, &looker, topic, i32::from(settings.shards), &config)?
+            make(settings, handle, looker, topic, i32::from(settings.shards), &config)?
         }
     };
     if count <= settings.cursor_partition() {
@@ -46,10 +50,10 @@ pub(super) fn cursor_topic(settings: &Settings, handle: &Handle, create: bool) -
 pub(super) fn output_topic(
     settings: &Settings,
     handle: &Handle,
+    looker: &Looker,
     topic: &str,
     kind: TopicKind,
 ) -> Result<TopicInfo, KafkaSinkError> {
-    let looker = Looker::new(settings, Isolation::Committed)?;
     let partitions = if let Some(partitions) = looker.partitions(topic, Instant::now() + ADMIN_TIMEOUT)? {
         partitions
     } else {
@@ -58,9 +62,9 @@ pub(super) fn output_topic(
             (TopicKind::Data, Some(partitions)) => i32::try_from(partitions).unwrap_or(i32::MAX),
             (TopicKind::Data, None) => -1,
         };
-        make(settings, handle, &looker, topic, wanted, &[])?
+        make(settings, handle, looker, topic, wanted, &[])?
     };
-    let own = match describe(settings, handle, &looker, topic)?.and_then(|found| found.max_message_bytes) {
+    let own = match describe(settings, handle, looker, topic)?.and_then(|found| found.max_message_bytes) {
         Some(limit) => limit,
         None => settings.max_message_bytes().unwrap_or(USUAL_LIMIT),
     };

@@ -119,7 +119,7 @@ pub(super) fn committed_cursor(settings: &Settings) -> Result<Option<Cursor>, Ka
     if count.is_none_or(|count| count <= settings.cursor_partition()) {
         return Ok(None);
     }
-    Ok(look::cursor(settings)?.cursor.transpose()?)
+    Ok(look::cursor(&Views::new(settings)?, settings)?.cursor.transpose()?)
 }
 
 fn without_cursor(settings: &Settings, standing: &Standing) -> Proof {
