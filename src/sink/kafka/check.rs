@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::client::Looker;
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, check_properties};
 use super::error::KafkaSinkError;
+use super::look::Views;
 use super::{thread, topics};
 use crate::config::KafkaConfig;
 use crate::event::{LedgerId, Shard, SinkName};
@@ -52,13 +53,13 @@ pub async fn check(
     let topics = topics.to_vec();
     let handle = Handle::current();
     let findings = thread::call("checking a sink", 6 * ADMIN_TIMEOUT, move || {
-        let looker = Looker::new(&settings, Isolation::Committed)?;
-        look_for_brokers(&looker, &settings, ADMIN_TIMEOUT, REFUSED_FOR)?;
+        let views = Views::new(&settings)?;
+        look_for_brokers(&views.committed, &settings, ADMIN_TIMEOUT, REFUSED_FOR)?;
         try_transactions(&settings)?;
         let mut findings = Findings::default();
-        findings.look(&settings, &handle, &looker, &settings.cursor_topic, true)?;
+        findings.look(&settings, &handle, &views, &settings.cursor_topic, true)?;
         for topic in topics.iter().filter(|topic| **topic != settings.cursor_topic) {
-            findings.look(&settings, &handle, &looker, topic, false)?;
+            findings.look(&settings, &handle, &views, topic, false)?;
         }
         Ok(findings)
     })
@@ -139,11 +140,12 @@ impl Findings {
         &mut self,
         settings: &Settings,
         handle: &Handle,
-        looker: &Looker,
+        views: &Views,
         topic: &str,
         is_cursor: bool,
     ) -> Result<(), KafkaSinkError> {
         let deadline = Instant::now() + ADMIN_TIMEOUT;
+        let looker = &views.committed;
         let Some(partitions) = looker.partitions(topic, deadline)? else {
             if !settings.config.create_topics {
                 self.warnings.push(format!(
@@ -169,7 +171,7 @@ impl Findings {
             self.warnings.push(format!("`{topic}` has replication 1: what it holds is lost with its broker's disk"));
             self.weakened("no broker of a topic with replication 1 loses its disk");
         }
-        let Some(config) = topics::describe(settings, handle, looker, topic)? else { return Ok(()) };
+        let Some(config) = topics::describe(handle, views, topic)? else { return Ok(()) };
         if replication > 1 && config.min_insync.is_some_and(|min| min < 2) {
             self.warnings.push(format!(
                 "`{topic}` has min.insync.replicas 1: a broker may acknowledge what it alone holds, and then be lost"

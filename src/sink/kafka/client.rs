@@ -97,7 +97,7 @@ impl Cluster for KafkaCluster {
         let settings = self.settings.clone();
         let handle = tokio::runtime::Handle::current();
         self.look("looking at the cursor topic", 3 * ADMIN_TIMEOUT, move |views| {
-            topics::cursor_topic(&settings, &handle, &views.committed, create)
+            topics::cursor_topic(&settings, &handle, views, create)
         })
         .await
     }
@@ -168,7 +168,7 @@ impl Cluster for KafkaCluster {
         let settings = self.settings.clone();
         let name = name.to_owned();
         let handle = tokio::runtime::Handle::current();
-        let look = move |views: &Views| topics::output_topic(&settings, &handle, &views.committed, &name, kind);
+        let look = move |views: &Views| topics::output_topic(&settings, &handle, views, &name, kind);
         let info = self.look("looking at a topic", 3 * ADMIN_TIMEOUT, look).await?;
         self.smallest_limit = self.smallest_limit.min(info.max_bytes);
         Ok(info)
@@ -266,12 +266,19 @@ impl Looker {
 }
 
 /// A client that administers.
-pub(super) fn admin(settings: &Settings) -> Result<(AdminClient<Listener>, Listener), KafkaSinkError> {
-    use rdkafka::config::FromClientConfigAndContext as _;
-    let listener = Listener::default();
-    let admin = AdminClient::from_config_and_context(&settings.admin()?, listener.clone())
-        .map_err(KafkaSinkError::kafka("making an administrative client"))?;
-    Ok((admin, listener))
+pub(super) struct Admin {
+    pub(super) client: AdminClient<Listener>,
+    pub(super) listener: Listener,
+}
+
+impl Admin {
+    pub(super) fn of(config: &ClientConfig) -> Result<Self, KafkaSinkError> {
+        use rdkafka::config::FromClientConfigAndContext as _;
+        let listener = Listener::default();
+        let client = AdminClient::from_config_and_context(config, listener.clone())
+            .map_err(KafkaSinkError::kafka("making an administrative client"))?;
+        Ok(Self { client, listener })
+    }
 }
 
 /// Remembers what a client last complained of, in its words: the reason behind a time-out.

@@ -12,7 +12,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::client::Looker;
+use super::client::{Admin, Looker};
 use super::cluster::{CursorFound, PartitionEnd, TopicEnd};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::{Cursor, Tails};
@@ -33,11 +33,13 @@ pub(super) struct Decided {
     pub(super) high: i64,
 }
 
-/// Two views of one cluster. The second is had where it is needed.
+/// Two views of one cluster, and a client that administers it. All but the first are had where they are needed.
 pub(super) struct Views {
     pub(super) committed: Looker,
     uncommitted: OnceCell<Looker>,
-    config: ClientConfig,
+    admin: OnceCell<Admin>,
+    /// Of those that were not needed yet.
+    configs: [ClientConfig; 2],
 }
 
 impl Views {
@@ -45,16 +47,24 @@ impl Views {
         Ok(Self {
             committed: Looker::new(settings, Isolation::Committed)?,
             uncommitted: OnceCell::new(),
-            config: settings.consumer(Isolation::Uncommitted)?,
+            admin: OnceCell::new(),
+            configs: [settings.consumer(Isolation::Uncommitted)?, settings.admin()?],
         })
     }
 
     fn uncommitted(&self) -> Result<&Looker, KafkaSinkError> {
         if self.uncommitted.get().is_none() {
             // It was empty, and nobody else has it.
-            drop(self.uncommitted.set(Looker::of(&self.config)?));
+            drop(self.uncommitted.set(Looker::of(&self.configs[0])?));
         }
         Ok(self.uncommitted.get().expect("set before"))
+    }
+
+    pub(super) fn admin(&self) -> Result<&Admin, KafkaSinkError> {
+        if self.admin.get().is_none() {
+            drop(self.admin.set(Admin::of(&self.configs[1])?));
+        }
+        Ok(self.admin.get().expect("set before"))
     }
 
     /// Waits until everything below the present high watermark is decided, for twice the transactions' timeout.

@@ -8,10 +8,11 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::client::{Listener, Looker, admin};
+use super::client::Admin;
 use super::cluster::{TopicInfo, TopicKind};
 use super::config::{ADMIN_TIMEOUT, Settings};
 use super::error::{KafkaSinkError, code_of};
+use super::look::Views;
 
 /// The limit of a message where the topic's own may not be asked for, in bytes: a little under Kafka's default.
 const USUAL_LIMIT: usize = 1_000_000;
@@ -20,17 +21,17 @@ const USUAL_LIMIT: usize = 1_000_000;
 pub(super) fn cursor_topic(
     settings: &Settings,
     handle: &Handle,
-    looker: &Looker,
+    views: &Views,
     create: bool,
 ) -> Result<bool, KafkaSinkError> {
     let topic = settings.cursor_topic.as_str();
     let deadline = Instant::now() + ADMIN_TIMEOUT;
-    let count = match looker.partitions(topic, deadline)? {
+    let count = match views.committed.partitions(topic, deadline)? {
         Some(count) => count,
         None if !create => return Ok(false),
         None => {
             let config = [("cleanup.policy", "compact"), ("segment.ms", "3600000"), ("segment.bytes", "16777216")];
-            make(settings, handle, looker, topic, i32::from(settings.shards), &config)?
+            make(settings, handle, views, topic, i32::from(settings.shards), &config)?
         }
     };
     if count <= settings.cursor_partition() {
@@ -50,11 +51,11 @@ pub(super) fn cursor_topic(
 pub(super) fn output_topic(
     settings: &Settings,
     handle: &Handle,
-    looker: &Looker,
+    views: &Views,
     topic: &str,
     kind: TopicKind,
 ) -> Result<TopicInfo, KafkaSinkError> {
-    let partitions = if let Some(partitions) = looker.partitions(topic, Instant::now() + ADMIN_TIMEOUT)? {
+    let partitions = if let Some(partitions) = views.committed.partitions(topic, Instant::now() + ADMIN_TIMEOUT)? {
         partitions
     } else {
         let wanted = match (kind, settings.config.partitions) {
@@ -62,9 +63,9 @@ pub(super) fn output_topic(
             (TopicKind::Data, Some(partitions)) => i32::try_from(partitions).unwrap_or(i32::MAX),
             (TopicKind::Data, None) => -1,
         };
-        make(settings, handle, looker, topic, wanted, &[])?
+        make(settings, handle, views, topic, wanted, &[])?
     };
-    let own = match describe(settings, handle, looker, topic)?.and_then(|found| found.max_message_bytes) {
+    let own = match describe(handle, views, topic)?.and_then(|found| found.max_message_bytes) {
         Some(limit) => limit,
         None => settings.max_message_bytes().unwrap_or(USUAL_LIMIT),
     };
@@ -75,7 +76,7 @@ pub(super) fn output_topic(
 fn make(
     settings: &Settings,
     handle: &Handle,
-    looker: &Looker,
+    views: &Views,
     topic: &str,
     partitions: i32,
     config: &[(&str, &str)],
@@ -91,12 +92,12 @@ fn make(
     for (key, value) in config {
         new = new.set(key, value);
     }
-    let (admin, listener) = admin(settings)?;
+    let Admin { client, listener } = views.admin()?;
     let create = |broker: Option<i32>| {
-        let asked = admin.create_topics([&new], &options(broker));
+        let asked = client.create_topics([&new], &options(broker));
         handle.block_on(asked).map(|mut results| results.pop())
     };
-    let outcome = match create(looker.some_broker(topic)?) {
+    let outcome = match create(views.committed.some_broker(topic)?) {
         // Without KRaft only the controller makes topics; the client finds it.
         Ok(Some(Err((_, RDKafkaErrorCode::NotController)))) => create(None),
         outcome => outcome,
@@ -117,7 +118,7 @@ fn make(
     }
     let deadline = Instant::now() + ADMIN_TIMEOUT;
     loop {
-        if let Some(count) = looker.partitions(topic, deadline)? {
+        if let Some(count) = views.committed.partitions(topic, deadline)? {
             tracing::info!(sink = %settings.sink, topic, partitions = count, "a topic was created");
             return Ok(count);
         }
@@ -182,16 +183,11 @@ impl TopicConfig {
 }
 
 /// Asks for a topic's configuration; none where the user may not, or the broker cannot tell.
-pub(super) fn describe(
-    settings: &Settings,
-    handle: &Handle,
-    looker: &Looker,
-    topic: &str,
-) -> Result<Option<TopicConfig>, KafkaSinkError> {
+pub(super) fn describe(handle: &Handle, views: &Views, topic: &str) -> Result<Option<TopicConfig>, KafkaSinkError> {
     use RDKafkaErrorCode as Code;
-    let (admin, listener): (_, Listener) = admin(settings)?;
+    let Admin { client, listener } = views.admin()?;
     let resource = ResourceSpecifier::Topic(topic);
-    let asked = admin.describe_configs([&resource], &options(looker.some_broker(topic)?));
+    let asked = client.describe_configs([&resource], &options(views.committed.some_broker(topic)?));
     let outcome = match handle.block_on(asked) {
         Ok(mut results) => results.pop().unwrap_or(Err(Code::UnknownTopicOrPartition)),
         Err(error) => match code_of(&error) {

@@ -58,7 +58,7 @@ pub(in super::super) fn held(
             config: TopicConfig::default(),
         };
         if let Some(count) = views.committed.partitions(name, Instant::now() + ADMIN_TIMEOUT)? {
-            topic.config = topics::describe(settings, handle, &views.committed, name)?.unwrap_or_default();
+            topic.config = topics::describe(handle, &views, name)?.unwrap_or_default();
             let mut partitions = Vec::new();
             let mut wanted = Vec::new();
             for number in 0..count {

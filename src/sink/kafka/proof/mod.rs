@@ -259,7 +259,7 @@ fn read_topic(
     since: Option<OffsetDateTime>,
 ) -> Result<(), KafkaSinkError> {
     let Some(count) = views.committed.partitions(name, Instant::now() + ADMIN_TIMEOUT)? else { return Ok(()) };
-    let config = topics::describe(settings, handle, &views.committed, name)?.unwrap_or_default();
+    let config = topics::describe(handle, views, name)?.unwrap_or_default();
     let mut wanted = Vec::new();
     let mut partitions = Vec::new();
     for number in 0..count {
