@@ -8,7 +8,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientConfig, ClientContext};
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::{KafkaSinkError, code_of};
 use super::landed::Landed;
-use super::look::Views;
+use super::look::{Partition, Views};
 use super::producer::Producer;
 use super::proof::TopicHeld;
 use super::{look, proof, tail, thread, topics};
@@ -243,6 +243,44 @@ impl Looker {
         }
     }
 
+    /// Of each partition its first offset or the one behind its last, as this client sees it: all of them in one request
+    /// to each leader. [`Offset::Beginning`] and [`Offset::End`] are what a `ListOffsets` request calls the times -2 and -1.
+    ///
+    /// Waits out a leader election, at most `ADMIN_TIMEOUT`.
+    pub(super) fn offsets(&self, partitions: &[Partition], which: Offset) -> Result<Vec<i64>, KafkaSinkError> {
+        let deadline = Instant::now() + ADMIN_TIMEOUT;
+        loop {
+            match self.offsets_now(partitions, which) {
+                Ok(offsets) => return Ok(offsets),
+                Err((_, error)) if is_election(&error) && Instant::now() < deadline => {
+                    std::thread::park_timeout(Duration::from_millis(50));
+                }
+                Err((topic, error)) => {
+                    return Err(self.failed(format!("asking for the watermarks of `{topic}`"), error));
+                }
+            }
+        }
+    }
+
+    fn offsets_now(&self, partitions: &[Partition], which: Offset) -> Result<Vec<i64>, (Arc<str>, KafkaError)> {
+        let Some((first, _)) = partitions.first() else { return Ok(Vec::new()) };
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in partitions {
+            list.add_partition_offset(topic, *partition, which).map_err(|error| (topic.clone(), error))?;
+        }
+        let told = self.consumer.offsets_for_times(list, ADMIN_TIMEOUT).map_err(|error| (first.clone(), error))?;
+        let offset = |(topic, partition): &Partition| {
+            let unknown = KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition);
+            let found = told.find_partition(topic, *partition).ok_or(unknown);
+            match found.and_then(|found| found.error().map(|()| found.offset())) {
+                Ok(Offset::Offset(offset)) => Ok(offset),
+                Ok(_) => Err((topic.clone(), KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset))),
+                Err(error) => Err((topic.clone(), error)),
+            }
+        };
+        partitions.iter().map(offset).collect()
+    }
+
     /// A broker that answers now: administrative calls go straight to it, because one that does not know them, as
     /// librdkafka's mock cluster, then says so at once instead of never naming a controller.
     pub(super) fn some_broker(&self, topic: &str) -> Result<Option<i32>, KafkaSinkError> {
@@ -296,6 +334,22 @@ impl Listener {
             _ => KafkaSinkError::Kafka { doing, source: error },
         }
     }
+}
+
+/// Whether a partition is about to have another leader.
+fn is_election(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code_of(error),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::OffsetNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+        )
+    )
 }
 
 /// Whether an error only says that time ran out, or that nobody could be reached.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{ClientConfig, Offset};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -25,6 +25,9 @@ use crate::mutant::{Mutant, planted};
 const FIRST_STEP: i64 = 64;
 /// How far back the end of an output partition is looked at, in offsets.
 const FURTHEST: i64 = 32_768;
+
+/// A topic, and the number of one of its partitions.
+pub(super) type Partition = (Arc<str>, i32);
 
 /// The offsets of a partition between which everything is decided.
 #[derive(Clone, Copy, Debug)]
@@ -69,21 +72,25 @@ impl Views {
 
     /// Waits until everything below the present high watermark is decided, for twice the transactions' timeout.
     pub(super) fn decided(&self, topic: &str, partition: i32, deadline: Instant) -> Result<Decided, KafkaSinkError> {
-        let watermarks = |looker: &Looker| {
-            looker.consumer.fetch_watermarks(topic, partition, ADMIN_TIMEOUT).map_err(|error| {
-                looker.failed(format!("asking for the watermarks of partition {partition} of `{topic}`"), error)
-            })
-        };
+        let mut all = self.all_decided(&[(topic.into(), partition)], deadline)?;
+        Ok(all.pop().expect("one answer for one partition"))
+    }
+
+    /// The same of many partitions, at the price of one.
+    fn all_decided(&self, partitions: &[Partition], deadline: Instant) -> Result<Vec<Decided>, KafkaSinkError> {
         let seen = if planted(Mutant::LastStableOffset) { &self.committed } else { self.uncommitted()? };
-        let (low, high) = watermarks(seen)?;
+        let lows = seen.offsets(partitions, Offset::Beginning)?;
+        let highs = seen.offsets(partitions, Offset::End)?;
         loop {
             // For a read_committed client the end is the last stable offset.
-            let (_, stable) = watermarks(&self.committed)?;
-            if stable >= high {
-                return Ok(Decided { low, high });
-            }
+            let stables = self.committed.offsets(partitions, Offset::End)?;
+            let Some(open) = stables.iter().zip(&highs).position(|(stable, high)| stable < high) else {
+                let decided = lows.iter().zip(&highs).map(|(low, high)| Decided { low: *low, high: *high });
+                return Ok(decided.collect());
+            };
             if Instant::now() >= deadline {
-                return Err(KafkaSinkError::Hanging { topic: topic.to_owned(), partition, stable });
+                let ((topic, partition), stable) = (&partitions[open], stables[open]);
+                return Err(KafkaSinkError::Hanging { topic: topic.to_string(), partition: *partition, stable });
             }
             std::thread::park_timeout(Duration::from_millis(20));
         }
@@ -137,21 +144,24 @@ fn last_of(committed: &Looker, settings: &Settings, decided: Decided) -> Result<
 pub(super) fn ends(views: &Views, settings: &Settings, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {
     let deadline = Instant::now() + 2 * TRANSACTION_TIMEOUT;
     let mut ends = BTreeMap::new();
-    let mut open = Vec::new();
+    let mut open: Vec<(Arc<str>, usize)> = Vec::new();
     for (topic, tail) in expected {
         let Some(count) = views.committed.partitions(topic, deadline)? else {
             ends.insert(Arc::clone(topic), None);
             continue;
         };
-        let mut partitions = vec![PartitionEnd::default(); usize::try_from(count).unwrap_or(0)];
-        for (partition, (_, end)) in tail.last.iter().zip(&mut partitions).enumerate().filter(|(_, p)| *p.0 > Seq::ZERO)
-        {
-            let number = i32::try_from(partition).unwrap_or(i32::MAX);
-            let decided = views.decided(topic, number, deadline)?;
-            *end = PartitionEnd { low: decided.low, from: decided.high, high: decided.high, ours: Vec::new() };
-            open.push((Arc::clone(topic), partition));
-        }
+        let partitions = vec![PartitionEnd::default(); usize::try_from(count).unwrap_or(0)];
+        let written = tail.last.iter().take(partitions.len()).enumerate().filter(|(_, last)| **last > Seq::ZERO);
+        open.extend(written.map(|(partition, _)| (Arc::clone(topic), partition)));
         ends.insert(Arc::clone(topic), Some(partitions));
+    }
+    let numbered =
+        |(topic, partition): &(Arc<str>, usize)| (topic.clone(), i32::try_from(*partition).unwrap_or(i32::MAX));
+    let asked: Vec<Partition> = open.iter().map(numbered).collect();
+    for ((topic, partition), decided) in open.iter().zip(views.all_decided(&asked, deadline)?) {
+        let Some(Some(partitions)) = ends.get_mut(topic) else { continue };
+        partitions[*partition] =
+            PartitionEnd { low: decided.low, from: decided.high, high: decided.high, ours: Vec::new() };
     }
     let mut step = FIRST_STEP;
     while !open.is_empty() && step <= FURTHEST && Instant::now() < deadline {
