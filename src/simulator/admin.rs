@@ -116,7 +116,7 @@ async fn streams(State(shared): State<Arc<Shared>>) -> Json<Value> {
     let world = shared.world();
     for (_, entry) in world.journal.from(0) {
         let of = [("reference", reference_resource(entry.kind).1), ("live", live_resource(entry.kind).1)];
-        for (dialect, stream) in of {
+        for (dialect, stream) in of.into_iter().filter(|(_, stream)| !stream.is_empty()) {
             let count = counts.entry(dialect).or_default().entry(stream).or_default();
             count[usize::from(entry.role == Role::Bogus)] += 1;
         }

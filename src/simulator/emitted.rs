@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::encode::{live_resource, reference_resource};
+use super::encode::{live_resource, reference_resource, stream};
 use super::journal::{Entry, Role};
 use super::options::Dialect;
 use super::world::World;
@@ -93,7 +93,8 @@ pub(super) struct Excerpt {
 impl World {
     /// Up to `limit` events after a place.
     pub fn excerpt(&self, dialect: Dialect, after: u64, limit: usize) -> Excerpt {
-        let events = self.journal.from(after).filter(|(_, entry)| entry.role != Role::Bogus);
+        let told = |entry: &Entry| entry.role != Role::Bogus && !stream(dialect, entry.kind).is_empty();
+        let events = self.journal.from(after).filter(|(_, entry)| told(entry));
         let entries = events.take(limit).map(|(index, entry)| (index, entry.clone())).collect();
         Excerpt { entries, taken: self.taken(), dialect }
     }

@@ -9,7 +9,7 @@ use super::options::Dialect;
 
 /// Which events a stream or a subscription carries: a bit for each kind of record and action.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Filter(u32);
+pub(super) struct Filter(u128);
 
 impl Filter {
     pub fn with(self, kind: Kind, action: Action) -> Self {
@@ -20,8 +20,8 @@ impl Filter {
         self.0 & Self::bit(entry.kind, entry.action) != 0
     }
 
-    fn bit(kind: Kind, action: Action) -> u32 {
-        1 << (kind as u32 * 3 + action as u32)
+    fn bit(kind: Kind, action: Action) -> u128 {
+        1 << (u32::from(kind as u8) * 3 + u32::from(action as u8))
     }
 }
 

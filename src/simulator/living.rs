@@ -23,6 +23,7 @@ pub(super) async fn live(shared: Arc<Shared>) {
             () = shared.stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
+        shared.tell();
         let now = Instant::now();
         due += *rate.borrow_and_update() * now.duration_since(last).as_secs_f64().min(LONGEST);
         last = now;

@@ -33,8 +33,11 @@ fn class(path: &str) -> &'static str {
     match path {
         "/v3/firehose" => "listing",
         "/v3/firehose/subscribe" => "subscribe",
-        "/oauth2/token" => "token",
+        "/oauth2/token" | "/oauth2/authorize" | "/oauth2/revoke" => "token",
         path if path.starts_with("/v3/firehose/") || path.starts_with("/v3/") && path.ends_with("/stream") => "poll",
+        path if path.ends_with("/search") || path.starts_with("/v3/search/") || path == "/v3/graphql" => "search",
+        path if path.starts_with("/v2/sync/") || path.starts_with("/v3/sync/") => "sync",
+        path if path.starts_with("/v2/") || path.starts_with("/v3/") => "core",
         _ => "other",
     }
 }
@@ -42,7 +45,7 @@ fn class(path: &str) -> &'static str {
 /// The dialect in which a path is answered.
 fn spoken(shared: &Shared, path: &str) -> Dialect {
     let live = path.starts_with("/v3/") && path.ends_with("/stream") && !path.starts_with("/v3/firehose/");
-    if live || path.starts_with("/v2/") { Dialect::Live } else { shared.served.found() }
+    if live { Dialect::Live } else { super::crm::dialect(shared, path) }
 }
 
 /// Goes around every request but those of the admin endpoint.
@@ -198,13 +201,4 @@ impl Mishaps<'_> {
         };
         Response::from_parts(parts, body)
     }
-}
-
-/// What nobody serves here.
-pub(super) async fn unknown(
-    State(shared): State<Arc<Shared>>,
-    axum::extract::Extension(RequestId(id)): axum::extract::Extension<RequestId>,
-    request: Request,
-) -> Response {
-    Trouble::NotFound.answer(spoken(&shared, request.uri().path()), &id)
 }

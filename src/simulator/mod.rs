@@ -5,10 +5,13 @@
 //! ([`mishaps`]) what a request gets. Each throws dice of its own, so that the same seed tells the same story under
 //! any faults. [`emitted`] is the oracle's end: what a consumer must have, once each, byte for byte.
 //!
-//! Core, Sync, Search and Apps are to be modules beside [`firehose`] over the same company.
+//! [`crm`] answers what is asked of the company: Core, Search, Sync, GraphQL and Apps, by the tables of the
+//! [`catalog`]. What is written there happens in the same company and is told by the same journal.
 
 mod admin;
+mod catalog;
 mod company;
+mod crm;
 mod dice;
 mod emitted;
 mod encode;
@@ -85,6 +88,7 @@ pub async fn start(options: Options, clock: Clock) -> Result<Simulator, Simulato
         traffic: Mutex::new(Traffic::new(options.limits)),
         tokens: Mutex::new(Tokens::new(options.token.as_ref(), options.token_life, options.seed)),
         subscriptions: Mutex::default(),
+        book: Mutex::new(crm::Book::new(options.seed)),
     });
     let mut tasks = JoinSet::new();
     let (serving, living) = (shared.clone(), shared.clone());

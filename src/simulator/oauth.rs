@@ -1,5 +1,7 @@
 //! Access tokens: which are taken, and `POST /oauth2/token` that gives them (authorization code and refresh token,
-//! RFC 6749). A refresh token is good for one refresh; the answer brings the next.
+//! RFC 6749). A refresh token is good for one refresh; the answer brings the next. `GET /oauth2/authorize` consents at
+//! once, as a person would who trusts the client, with PKCE where it is asked for (RFC 7636); `POST /oauth2/revoke`
+//! takes an access token back (RFC 7009).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,8 +12,11 @@ use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::dice::Dice;
@@ -37,6 +42,8 @@ pub(super) struct Tokens {
     refused: HashMap<TokenDigest, Instant>,
     /// Refresh tokens and codes that were used.
     spent: HashSet<TokenDigest>,
+    /// Codes that were given here and not used: for which redirect, and the challenge that they are bound to.
+    codes: HashMap<TokenDigest, (String, Option<String>)>,
 }
 
 /// The body of a token request.
@@ -47,6 +54,27 @@ pub(super) struct Request {
     code: Option<SecretString>,
     #[serde(default, deserialize_with = "secret")]
     refresh_token: Option<SecretString>,
+    #[serde(default, deserialize_with = "secret")]
+    code_verifier: Option<SecretString>,
+    redirect_uri: Option<String>,
+}
+
+/// The query of an authorization request.
+#[derive(Deserialize)]
+pub(super) struct Authorize {
+    response_type: Option<String>,
+    client_id: Option<String>,
+    redirect_uri: Option<String>,
+    state: Option<String>,
+    code_challenge: Option<String>,
+    code_challenge_method: Option<String>,
+}
+
+/// The body of a revocation.
+#[derive(Deserialize)]
+struct Revocation {
+    #[serde(default, deserialize_with = "secret")]
+    token: Option<SecretString>,
 }
 
 /// A good answer to it.
@@ -68,10 +96,7 @@ pub(super) struct Refused {
 
 /// `POST /oauth2/token`, its body as a form or as JSON.
 pub(super) async fn token(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
-    let is_json =
-        headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let request = if is_json { serde_json::from_slice(&body).ok() } else { form(&body) };
-    let Some(request) = request else {
+    let Some(request) = read::<Request>(&headers, &body) else {
         let refused = Refused { error: "invalid_request", error_description: "expected a form with grant_type" };
         return (StatusCode::BAD_REQUEST, Json(refused)).into_response();
     };
@@ -86,9 +111,51 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretStr
     Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
 }
 
-fn form(body: &[u8]) -> Option<Request> {
+/// `GET /oauth2/authorize`: leads back to the client with a code.
+pub(super) async fn authorize(State(shared): State<Arc<Shared>>, Query(asked): Query<Authorize>) -> Response {
+    let refuse = |error_description| {
+        let refused = Refused { error: "invalid_request", error_description };
+        (StatusCode::BAD_REQUEST, Json(refused)).into_response()
+    };
+    let redirect = asked.redirect_uri.as_deref().and_then(|uri| reqwest::Url::parse(uri).ok());
+    let Some(mut redirect) = redirect.filter(|uri| uri.scheme().starts_with("http")) else {
+        return refuse("the redirect_uri is no address");
+    };
+    if asked.response_type.as_deref() != Some("code") || asked.client_id.as_deref().is_none_or(str::is_empty) {
+        return refuse("expected response_type=code and a client_id");
+    }
+    if asked.code_challenge.is_some() && asked.code_challenge_method.as_deref() != Some("S256") {
+        return refuse("the code_challenge_method must be S256");
+    }
+    let code = shared.tokens().code(asked.redirect_uri.unwrap_or_default(), asked.code_challenge);
+    redirect.query_pairs_mut().append_pair("code", &code);
+    if let Some(state) = &asked.state {
+        redirect.query_pairs_mut().append_pair("state", state);
+    }
+    let to = [(header::LOCATION, redirect.to_string()), (header::CACHE_CONTROL, "no-store".to_owned())];
+    (StatusCode::FOUND, to).into_response()
+}
+
+/// `POST /oauth2/revoke`: 200 whether the token was good or not.
+pub(super) async fn revoke(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+    let revocation = read::<Revocation>(&headers, &body).and_then(|revocation| revocation.token);
+    let Some(token) = revocation.filter(|token| !token.expose_secret().is_empty()) else {
+        let refused = Refused { error: "invalid_request", error_description: "the token is missing" };
+        return (StatusCode::BAD_REQUEST, Json(refused)).into_response();
+    };
+    shared.tokens().revoke(digest(token.expose_secret()), Instant::now());
+    StatusCode::OK.into_response()
+}
+
+/// A body as a form or as JSON.
+fn read<T: for<'a> Deserialize<'a>>(headers: &HeaderMap, body: &[u8]) -> Option<T> {
+    let is_json =
+        headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json {
+        return serde_json::from_slice(body).ok();
+    }
     let uri = Uri::try_from(format!("/?{}", std::str::from_utf8(body).ok()?)).ok()?;
-    Query::<Request>::try_from_uri(&uri).ok().map(|Query(request)| request)
+    Query::<T>::try_from_uri(&uri).ok().map(|Query(request)| request)
 }
 
 impl Tokens {
@@ -100,7 +167,28 @@ impl Tokens {
             given: HashMap::new(),
             refused: HashMap::new(),
             spent: HashSet::new(),
+            codes: HashMap::new(),
         }
+    }
+
+    /// A code for one redirect, bound to a challenge where there is one.
+    fn code(&mut self, redirect: String, challenge: Option<String>) -> String {
+        if self.codes.len() >= REMEMBERED {
+            self.codes.clear();
+        }
+        let code = self.token();
+        self.codes.insert(digest(&code), (redirect, challenge));
+        code
+    }
+
+    /// Whether a code is used by whom it was given to. One from elsewhere is taken as it is.
+    fn matches(&self, code: &TokenDigest, request: &Request) -> bool {
+        let Some((redirect, challenge)) = self.codes.get(code) else { return true };
+        let verified = challenge.as_ref().is_none_or(|challenge| {
+            let verifier = request.code_verifier.as_ref().map(|verifier| Sha256::digest(verifier.expose_secret()));
+            verifier.is_some_and(|verifier| URL_SAFE_NO_PAD.encode(verifier) == *challenge)
+        });
+        verified && request.redirect_uri.as_ref() == Some(redirect)
     }
 
     /// Whether a request with this token is served.
@@ -140,9 +228,14 @@ impl Tokens {
         let Some(presented) = presented.as_ref().filter(|text| !text.expose_secret().is_empty()) else {
             return refuse("invalid_request", "the code or the refresh_token is missing");
         };
-        if !self.spent.insert(digest(presented.expose_secret())) {
+        let presented = digest(presented.expose_secret());
+        if request.grant_type == "authorization_code" && !self.matches(&presented, request) {
+            return refuse("invalid_grant", "the code was given for another redirect_uri or code_verifier");
+        }
+        if !self.spent.insert(presented) {
             return refuse("invalid_grant", "it was used before");
         }
+        self.codes.remove(&presented);
         if self.given.len() >= REMEMBERED {
             self.given.retain(|_, ends| *ends > now);
             self.spent.clear();
@@ -170,7 +263,8 @@ mod tests {
     use super::*;
 
     fn refresh(token: &str) -> Request {
-        Request { grant_type: "refresh_token".to_owned(), code: None, refresh_token: Some(token.into()) }
+        let grant_type = "refresh_token".to_owned();
+        Request { grant_type, code: None, refresh_token: Some(token.into()), code_verifier: None, redirect_uri: None }
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,6 +279,30 @@ mod tests {
         tokio::time::advance(Duration::from_mins(1)).await;
         assert!(!tokens.takes(&digest(&granted.access_token), Instant::now()));
         assert!(tokens.grant(&refresh(&granted.refresh_token), Instant::now()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_code_is_good_once_and_for_whom_it_was_given_to() {
+        let mut tokens = Tokens::new(None, Duration::from_mins(1), 1);
+        // The verifier and challenge of RFC 7636, appendix B.
+        let challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+        let code = tokens.code("http://127.0.0.1:9/back".to_owned(), Some(challenge.to_owned()));
+        let mut ask = |verifier: Option<&str>, redirect: &str| {
+            let request = Request {
+                grant_type: "authorization_code".to_owned(),
+                code: Some(code.as_str().into()),
+                refresh_token: None,
+                code_verifier: verifier.map(Into::into),
+                redirect_uri: Some(redirect.to_owned()),
+            };
+            tokens.grant(&request, Instant::now()).map_err(|refused| refused.error)
+        };
+        let (verifier, redirect) = ("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "http://127.0.0.1:9/back");
+        assert_eq!(ask(None, redirect).err(), Some("invalid_grant"));
+        assert_eq!(ask(Some("another"), redirect).err(), Some("invalid_grant"));
+        assert_eq!(ask(Some(verifier), "http://127.0.0.1:9/elsewhere").err(), Some("invalid_grant"));
+        assert!(ask(Some(verifier), redirect).is_ok());
+        assert_eq!(ask(Some(verifier), redirect).err(), Some("invalid_grant"));
     }
 
     #[tokio::test(start_paused = true)]

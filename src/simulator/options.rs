@@ -31,6 +31,9 @@ pub struct Options {
     /// How long events are kept: an older position is answered with 410
     #[arg(long, value_name = "TIME", default_value = "72h", value_parser = humantime::parse_duration)]
     pub history: Duration,
+    /// How long it takes until what is written through Core appears in the Firehose, in Search and in Sync
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_lag)]
+    pub lag: Duration,
     /// The only access token that is taken beside those of the OAuth endpoint [default: any is]
     #[arg(long, value_name = "T", value_parser = parse_secret)]
     pub token: Option<SecretString>,
@@ -59,6 +62,7 @@ impl Default for Options {
             backlog: 1_000,
             dialect: Served::Both,
             history: Duration::from_hours(72),
+            lag: Duration::ZERO,
             token: None,
             token_life: Duration::from_hours(1),
             limits: Enforced::Off,
@@ -118,6 +122,14 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.0..=1_000_000.0).contains(&rate) => Ok(rate),
         _ => Err("expected events a second, 0 to 1000000".to_owned()),
+    }
+}
+
+fn parse_lag(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(lag) if lag <= Duration::from_mins(10) => Ok(lag),
+        Ok(_) => Err("expected at most 10 minutes".to_owned()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -24,22 +24,24 @@ use tower::ServiceExt as _;
 use super::firehose::{live, reference};
 use super::mishaps::{self, Reset};
 use super::shared::Shared;
-use super::{admin, oauth};
+use super::{admin, crm, oauth};
 
 const MAX_CONNECTIONS: usize = 1_024;
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Open requests get this long at the end.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// Every path. Core, Sync, Search and Apps get routers of their own beside the Firehose's.
+/// Every path. What the Firehose and OAuth do not take is Core's, which has tables for it.
 fn router(shared: &Arc<Shared>) -> Router {
     let vendor = Router::new()
         .route("/v3/firehose", get(reference::listing))
         .route("/v3/firehose/subscribe", post(reference::subscribe))
         .route("/v3/firehose/{stream_id}", get(reference::stream))
         .route("/v3/{resources}/stream", get(live::stream))
+        .route("/oauth2/authorize", get(oauth::authorize))
         .route("/oauth2/token", post(oauth::token))
-        .fallback(mishaps::unknown)
+        .route("/oauth2/revoke", post(oauth::revoke))
+        .fallback(crm::answer)
         .layer(from_fn_with_state(shared.clone(), mishaps::around));
     admin::router().merge(vendor).with_state(shared.clone())
 }

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::crm::Book;
 use super::faults::{Fault, Rate};
 use super::firehose::reference::Subscriptions;
 use super::limits::Traffic;
 use super::oauth::Tokens;
 use super::options::Served;
-use super::world::World;
+use super::world::{World, milliseconds};
 use crate::clock::Clock;
 
 /// So many events are emitted before others have their turn.
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     pub traffic: Mutex<Traffic>,
     pub tokens: Mutex<Tokens>,
     pub subscriptions: Mutex<Subscriptions>,
+    /// Locked after `world` where both are.
+    pub book: Mutex<Book>,
 }
 
 impl Shared {
@@ -48,6 +51,10 @@ impl Shared {
 
     pub fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn url(&self) -> String {
@@ -74,6 +81,28 @@ impl Shared {
 }
 
 impl Shared {
+    /// Changes the world through Core, and tells who waits. The time is in milliseconds since 1970.
+    pub fn write<T, E>(&self, write: impl FnOnce(&mut World, i64) -> Result<T, E>) -> Result<T, E> {
+        let (result, events) = {
+            let mut world = self.world();
+            let result = write(&mut world, milliseconds(self.clock.now()));
+            (result, world.events)
+        };
+        self.emitted.send_replace(events);
+        result
+    }
+
+    /// Tells what has waited for the lag.
+    pub fn tell(&self) {
+        let (told, events) = {
+            let mut world = self.world();
+            (world.tell(milliseconds(self.clock.now())), world.events)
+        };
+        if told {
+            self.emitted.send_replace(events);
+        }
+    }
+
     pub fn set_fault(&self, fault: Fault, rate: Rate) {
         self.world().faults.set(fault, rate);
         if fault == Fault::Unauthorized && rate.get() == 0.0 {

@@ -1,12 +1,13 @@
 //! The company, what it emitted, and what goes wrong: the state behind all of a simulator's answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use time::OffsetDateTime;
 
-use super::company::{Change, Company};
+use super::company::{Action, Change, Company, Kind, Record};
+use super::crm::Deleted;
 use super::dice::{Dice, MISCHIEF};
 use super::encode::{self, Extra, Happening};
 use super::faults::{Fault, Faults, Rate};
@@ -19,6 +20,8 @@ const CHUNK: usize = 1 << 20;
 const REMEMBERED: i64 = 3_600_000;
 /// The longest time that a backlog covers.
 const LONGEST_BACKLOG: i64 = 86_400_000;
+/// More than this does not wait for its time: the oldest is told early.
+const MOST_UNTOLD: usize = 10_000;
 const DIALECTS: [Dialect; 2] = [Dialect::Reference, Dialect::Live];
 
 /// Milliseconds since 1970.
@@ -50,8 +53,13 @@ pub(super) struct World {
     pub served: Served,
     pub journal: Journal,
     pub faults: Faults,
+    pub company: Company,
+    pub deleted: Deleted,
     history: i64,
-    company: Company,
+    /// How long what comes through Core is not told yet, in milliseconds.
+    lag: i64,
+    /// What is not told yet, in order: when it will be.
+    untold: VecDeque<(i64, Happening, Role)>,
     mischief: Dice,
     story: Story,
     /// How many events there are: bogus elements are none.
@@ -91,7 +99,10 @@ impl World {
             served: options.dialect,
             journal: Journal::default(),
             faults: Faults::default(),
+            deleted: Deleted::default(),
             history,
+            lag: length(options.lag),
+            untold: VecDeque::new(),
             company: Company::found(options.seed, story.told.map_or(begins, |(epoch, _)| epoch)),
             mischief: Dice::new(options.seed, MISCHIEF),
             story,
@@ -122,9 +133,7 @@ impl World {
 
     /// Emits `count` events now.
     pub fn emit(&mut self, count: u64, now: OffsetDateTime) {
-        // A clock that is set back makes no history that goes back.
-        let last = self.journal.end().checked_sub(1).and_then(|last| self.journal.get(last)).map_or(0, |last| last.at);
-        let at = milliseconds(now).max(last);
+        let at = self.at(milliseconds(now));
         for _ in 0..count {
             self.story.lived += 1;
             let told = match self.story.told {
@@ -136,6 +145,69 @@ impl World {
             self.emit_one(at, told);
         }
         self.journal.forget(at - self.history - REMEMBERED);
+    }
+
+    /// A clock that is set back makes no history that goes back.
+    fn at(&self, now: i64) -> i64 {
+        let last = self.journal.end().checked_sub(1).and_then(|last| self.journal.get(last));
+        last.map_or(now, |last| now.max(last.at))
+    }
+
+    /// What happened through Core: told after the lag. Gives the record as it is now.
+    pub fn happened(&mut self, change: Change, now: i64) -> Record {
+        let record = change.record.clone();
+        let id = self.company.written_event_id();
+        let happening = Happening { id, time: now, change, extra: Extra::Nothing };
+        if self.lag == 0 && self.untold.is_empty() {
+            self.push(self.at(now), &happening, Role::Event);
+        } else {
+            self.untold.push_back((now + self.lag, happening, Role::Event));
+        }
+        record
+    }
+
+    /// Tells what is due; what stands behind it waits for its turn. Gives whether anything was.
+    pub fn tell(&mut self, now: i64) -> bool {
+        let mut told = false;
+        while self.untold.front().is_some_and(|(due, ..)| *due <= now) || self.untold.len() > MOST_UNTOLD {
+            let Some((_, happening, role)) = self.untold.pop_front() else { break };
+            self.push(self.at(now), &happening, role);
+            told = true;
+        }
+        told
+    }
+
+    /// The records of a kind as Search and Sync know them: without what is not told yet.
+    pub fn told(&self, kind: Kind) -> Vec<&Record> {
+        let mut records = self.company.records(kind);
+        let mut before: BTreeMap<u64, Option<&Record>> = BTreeMap::new();
+        let untold = self.untold.iter().map(|(_, untold, _)| untold).filter(|untold| untold.kind() == kind);
+        for Happening { change, .. } in untold {
+            before.entry(change.record.id).or_insert(match change.action {
+                Action::Created => None,
+                Action::Updated => change.before.as_ref(),
+                Action::Deleted => Some(&change.record),
+            });
+        }
+        if !before.is_empty() {
+            records.retain(|record| !before.contains_key(&record.id));
+            records.extend(before.into_values().flatten());
+            records.sort_unstable_by_key(|record| record.id);
+        }
+        records
+    }
+
+    /// One record as Search and Sync know it.
+    pub fn told_one(&self, kind: Kind, id: u64) -> Option<&Record> {
+        let of_it = |happening: &Happening| happening.kind() == kind && happening.change.record.id == id;
+        match self.untold.iter().map(|(_, untold, _)| untold).find(|untold| of_it(untold)) {
+            None => self.company.find(kind, id),
+            Some(Happening { change, .. }) => match change.action {
+                Action::Created => None,
+                Action::Updated => change.before.as_ref(),
+                Action::Deleted => Some(&change.record),
+            },
+        }
     }
 
     /// How many events a burst has, where one comes now.
@@ -169,10 +241,10 @@ impl World {
             Extra::Nothing
         };
         let happening = Happening { id, time, change, extra };
-        self.push(at, &happening, Role::Event);
+        self.push_in_turn(at, &happening, Role::Event);
         if self.strikes(Fault::Resequence) {
             let id = u128::from(self.mischief.number()) << 64 | u128::from(self.mischief.number());
-            self.push(at, &Happening { id, ..happening.clone() }, Role::Resequenced);
+            self.push_in_turn(at, &Happening { id, ..happening.clone() }, Role::Resequenced);
         }
         if self.strikes(Fault::Malformed) {
             let way = self.mischief.number();
@@ -191,9 +263,26 @@ impl World {
         Happening { id, time: happening.time, change: happening.change.clone(), extra: Extra::Nothing }
     }
 
+    /// The events of one record are told in order: behind what is not told yet.
+    fn push_in_turn(&mut self, at: i64, happening: &Happening, role: Role) {
+        if self.untold.is_empty() {
+            self.push(at, happening, role);
+        } else {
+            self.untold.push_back((at, happening.clone(), role));
+        }
+    }
+
     fn push(&mut self, at: i64, happening: &Happening, role: Role) {
+        if happening.change.action == Action::Deleted {
+            self.deleted.note(&happening.change.record);
+        }
+        let has_stream = |dialect| !encode::stream(dialect, happening.kind()).is_empty();
+        let mut tellable = DIALECTS.into_iter().filter(|dialect| self.served.serves(*dialect));
+        if !tellable.any(has_stream) {
+            return;
+        }
         let mut entry = entry(at, &happening.change, role);
-        for dialect in DIALECTS.into_iter().filter(|dialect| self.served.serves(*dialect)) {
+        for dialect in DIALECTS.into_iter().filter(|dialect| self.served.serves(*dialect) && has_stream(*dialect)) {
             self.scratch.clear();
             let place = happening.write(dialect, self.company.users(), &mut self.scratch);
             let filler = match happening.extra {

@@ -1,16 +1,21 @@
 //! A sales company and what happens in it: leads come in and are qualified, deals move through the pipeline, people
 //! call, write and meet, some things are deleted. Its story depends on the seed alone.
 
+mod furniture;
 mod people;
 mod record;
+mod shelf;
 mod words;
+mod written;
 
 use std::collections::VecDeque;
 
 use super::dice::{COMPANY, Dice};
 use record::LeadStatus;
-pub(super) use record::{Action, Details, Kind, Lead, Link, Person, Record, User};
-pub(super) use words::CITY;
+pub(super) use record::{Action, Details, Kind, Lead, Link, Person, Record, Stage, Text, User};
+use shelf::Shelf;
+pub(super) use words::{CITY, OUTCOME};
+pub(super) use written::{day, hundredths, instant};
 
 /// More records of a kind than this are not kept in mind: the others stay as they are for ever. Bounds the memory of
 /// a company that lives for weeks.
@@ -41,6 +46,8 @@ pub(super) struct Company {
     activities: Vec<Record>,
     /// What follows from what happened.
     next: VecDeque<Next>,
+    /// What came through Core, and what stands there from the beginning. The story leaves it alone.
+    shelf: Shelf,
 }
 
 /// What follows from a lead that was qualified.
@@ -66,6 +73,7 @@ impl Company {
             deals: Vec::new(),
             activities: Vec::new(),
             next: VecDeque::new(),
+            shelf: Shelf::new(seed),
         };
         for (kind, count) in [(Kind::Organization, 14), (Kind::Contact, 36), (Kind::Lead, 30), (Kind::Deal, 40)] {
             for _ in 0..count {
@@ -73,6 +81,7 @@ impl Company {
                 company.create(kind, at - age);
             }
         }
+        company.furnish(seed, at - 90 * DAY);
         company
     }
 
@@ -128,7 +137,8 @@ impl Company {
             Kind::Contact => &mut self.contacts,
             Kind::Organization => &mut self.organizations,
             Kind::Deal => &mut self.deals,
-            Kind::Call | Kind::Email | Kind::Note | Kind::Meeting => &mut self.activities,
+            // What has no story is on the shelf.
+            _ => &mut self.activities,
         }
     }
 
@@ -164,7 +174,7 @@ impl Company {
                 }
                 None => self.contact(at),
             },
-            Kind::Call | Kind::Email | Kind::Note | Kind::Meeting => self.activity(kind, at),
+            _ => self.activity(kind, at),
         };
         self.keep(record.clone());
         record
@@ -208,11 +218,13 @@ impl Company {
             Details::Organization(organization) => people::move_organization(organization, &mut self.dice),
             Details::Deal(deal) => people::move_deal(deal, at, &mut self.dice),
             Details::Activity(activity) => people::move_activity(activity, at, &mut self.dice),
+            Details::Row(_) => {}
         }
         if self.dice.below(12) == 0 {
             record.owner = self.dice.index(team);
         }
         people::move_tags(&mut record, &mut self.dice);
+        record.settle(&before, &self.users);
         let cause = if self.dice.below(8) == 0 { "automation" } else { "interaction" };
         self.kept(kind)[index] = record.clone();
         Change { action: Action::Updated, cause, record, before: Some(before) }

@@ -20,7 +20,7 @@ impl Company {
     fn blank(&mut self, at: i64, of: Details) -> Record {
         self.next_id += self.dice.between(1, 9);
         let tags = match self.dice.below(4) {
-            0 => vec![self.dice.pick(&TAG)],
+            0 => vec![self.dice.pick(&TAG).into()],
             _ => Vec::new(),
         };
         Record {
@@ -31,6 +31,7 @@ impl Company {
             updated: at,
             tags,
             of,
+            written: None,
         }
     }
 
@@ -39,9 +40,9 @@ impl Company {
         let (first, last) = (dice.pick(&FIRST), dice.pick(&LAST));
         let firm = dice.pick(&FIRM);
         Person {
-            first,
-            last,
-            title: dice.pick(&TITLE),
+            first: first.into(),
+            last: last.into(),
+            title: dice.pick(&TITLE).into(),
             email: format!("{}.{}@{}.example", ascii(first), ascii(last), ascii(firm)),
             phone: phone(dice),
             city: dice.index(CITY.len()),
@@ -52,7 +53,7 @@ impl Company {
     pub(super) fn lead(&mut self, at: i64) -> Record {
         let person = self.person();
         let organization_name = firm(&mut self.dice);
-        let source = self.dice.pick(&SOURCE);
+        let source = self.dice.pick(&SOURCE).into();
         self.blank(at, Details::Lead(Lead { person, organization_name, status: LeadStatus::New, source }))
     }
 
@@ -72,7 +73,7 @@ impl Company {
         let organization = Organization {
             website: format!("https://www.{}.example/", ascii(&name)),
             name,
-            industry: dice.pick(&INDUSTRY),
+            industry: dice.pick(&INDUSTRY).into(),
             employees: dice.between(2, 900),
             phone: phone(dice),
             city: dice.index(CITY.len()),
@@ -90,7 +91,7 @@ impl Company {
         let deal = Deal {
             name: name.into(),
             value: value(dice),
-            currency: dice.pick(&CURRENCIES),
+            currency: dice.pick(&CURRENCIES).into(),
             stage: Stage::Incoming,
             hot: dice.below(6) == 0,
             contact,
@@ -119,8 +120,8 @@ impl Company {
             kind,
             about_kind,
             about,
-            text: dice.pick(&NOTE),
-            outcome: dice.pick(&OUTCOME),
+            text: dice.pick(&NOTE).into(),
+            outcome: dice.pick(&OUTCOME).into(),
             duration: dice.between(20, 2_400),
             phone: phone(dice),
             at: at + ahead,
@@ -135,7 +136,7 @@ pub(super) fn move_lead(lead: &mut Lead, dice: &mut Dice) {
         0..=3 => lead.status = LeadStatus::Working,
         4..=5 => lead.status = LeadStatus::Qualified,
         6 => lead.status = LeadStatus::Unqualified,
-        7 => lead.source = dice.pick(&SOURCE),
+        7 => lead.source = dice.pick(&SOURCE).into(),
         _ => move_person(&mut lead.person, dice),
     }
 }
@@ -143,7 +144,7 @@ pub(super) fn move_lead(lead: &mut Lead, dice: &mut Dice) {
 pub(super) fn move_person(person: &mut Person, dice: &mut Dice) {
     match dice.below(3) {
         0 => person.phone = phone(dice),
-        1 => person.title = dice.pick(&TITLE),
+        1 => person.title = dice.pick(&TITLE).into(),
         _ => person.city = dice.index(CITY.len()),
     }
 }
@@ -152,7 +153,7 @@ pub(super) fn move_organization(organization: &mut Organization, dice: &mut Dice
     match dice.below(3) {
         0 => organization.employees = (organization.employees + dice.between(1, 20)).min(20_000),
         1 => organization.phone = phone(dice),
-        _ => organization.industry = dice.pick(&INDUSTRY),
+        _ => organization.industry = dice.pick(&INDUSTRY).into(),
     }
 }
 
@@ -161,7 +162,7 @@ pub(super) fn move_deal(deal: &mut Deal, at: i64, dice: &mut Dice) {
         0..=4 if !deal.stage.is_closed() => {
             let lost = dice.below(6) == 0;
             deal.stage = if lost { Stage::Lost } else { deal.stage.next() };
-            deal.loss_reason = lost.then(|| dice.pick(&LOSS));
+            deal.loss_reason = lost.then(|| dice.pick(&LOSS).into());
             deal.stage_changed = at;
         }
         5..=7 => deal.value = value(dice),
@@ -173,12 +174,12 @@ pub(super) fn move_deal(deal: &mut Deal, at: i64, dice: &mut Dice) {
 pub(super) fn move_activity(activity: &mut Activity, at: i64, dice: &mut Dice) {
     match activity.kind {
         Kind::Call => {
-            activity.outcome = dice.pick(&OUTCOME);
+            activity.outcome = dice.pick(&OUTCOME).into();
             activity.duration += dice.between(1, 300);
         }
         Kind::Meeting if !activity.done && dice.chance(0.5) => activity.done = true,
         Kind::Meeting => activity.at = at + days(dice.between(1, 14)),
-        _ => activity.text = dice.pick(&NOTE),
+        _ => activity.text = dice.pick(&NOTE).into(),
     }
 }
 
@@ -189,7 +190,7 @@ pub(super) fn move_tags(record: &mut Record, dice: &mut Dice) {
     let tag = dice.pick(&TAG);
     match record.tags.iter().position(|known| *known == tag) {
         Some(at) => drop(record.tags.remove(at)),
-        None if record.tags.len() < 3 => record.tags.push(tag),
+        None if record.tags.len() < 3 => record.tags.push(tag.into()),
         None => {}
     }
 }

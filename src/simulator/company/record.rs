@@ -1,10 +1,16 @@
 //! What the company's CRM holds.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+/// A text of the company's own words, or of someone who wrote it through Core.
+pub type Text = Cow<'static, str>;
 
 /// What a record is. The reference dialect has organizations and activities; in the live one an organization is a
 /// contact, and calls, notes, appointments and tasks are resources of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
     Lead,
@@ -17,11 +23,64 @@ pub enum Kind {
     Note,
     /// In the live dialect an appointment.
     Meeting,
+    // What follows has no story: it stands there from the beginning, or comes and changes through Core alone.
+    Account,
+    User,
+    Pipeline,
+    Stage,
+    Tag,
+    DealSource,
+    LeadSource,
+    LossReason,
+    DealUnqualifiedReason,
+    LeadUnqualifiedReason,
+    CallOutcome,
+    VisitOutcome,
+    Visit,
+    TextMessage,
+    Product,
+    Order,
+    LineItem,
+    AssociatedContact,
+    Collaboration,
+    LeadConversion,
+    CustomField,
+    App,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] =
-        [Self::Lead, Self::Contact, Self::Organization, Self::Deal, Self::Call, Self::Email, Self::Note, Self::Meeting];
+    pub const ALL: [Self; 30] = [
+        Self::Lead,
+        Self::Contact,
+        Self::Organization,
+        Self::Deal,
+        Self::Call,
+        Self::Email,
+        Self::Note,
+        Self::Meeting,
+        Self::Account,
+        Self::User,
+        Self::Pipeline,
+        Self::Stage,
+        Self::Tag,
+        Self::DealSource,
+        Self::LeadSource,
+        Self::LossReason,
+        Self::DealUnqualifiedReason,
+        Self::LeadUnqualifiedReason,
+        Self::CallOutcome,
+        Self::VisitOutcome,
+        Self::Visit,
+        Self::TextMessage,
+        Self::Product,
+        Self::Order,
+        Self::LineItem,
+        Self::AssociatedContact,
+        Self::Collaboration,
+        Self::LeadConversion,
+        Self::CustomField,
+        Self::App,
+    ];
 }
 
 /// What happened to a record.
@@ -67,8 +126,10 @@ pub struct Record {
     pub owner: usize,
     pub created: i64,
     pub updated: i64,
-    pub tags: Vec<&'static str>,
+    pub tags: Vec<Text>,
     pub of: Details,
+    /// What was written through Core and has no place in `of`, by attribute; goes before what `of` says.
+    pub written: Option<Arc<Map<String, Value>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,13 +139,15 @@ pub enum Details {
     Organization(Organization),
     Deal(Deal),
     Activity(Activity),
+    /// A kind without a story: everything about it is written.
+    Row(Kind),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Person {
-    pub first: &'static str,
-    pub last: &'static str,
-    pub title: &'static str,
+    pub first: Text,
+    pub last: Text,
+    pub title: Text,
     pub email: String,
     pub phone: u64,
     pub city: usize,
@@ -96,7 +159,7 @@ pub struct Lead {
     pub person: Person,
     pub organization_name: Arc<str>,
     pub status: LeadStatus,
-    pub source: &'static str,
+    pub source: Text,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +184,7 @@ impl LeadStatus {
 #[derive(Clone, Debug)]
 pub struct Organization {
     pub name: Arc<str>,
-    pub industry: &'static str,
+    pub industry: Text,
     pub website: String,
     pub employees: u64,
     pub phone: u64,
@@ -133,12 +196,12 @@ pub struct Deal {
     pub name: Arc<str>,
     /// In hundredths of the currency.
     pub value: u64,
-    pub currency: &'static str,
+    pub currency: Text,
     pub stage: Stage,
     pub hot: bool,
     pub contact: Link,
     pub organization: Option<Link>,
-    pub loss_reason: Option<&'static str>,
+    pub loss_reason: Option<Text>,
     /// A day, as milliseconds since 1970.
     pub close_date: i64,
     pub stage_changed: i64,
@@ -169,6 +232,8 @@ impl Stage {
             Self::Lost => "Lost",
         }
     }
+
+    pub const ALL: [Self; 6] = [Self::Incoming, Self::Qualified, Self::Quote, Self::Negotiation, Self::Won, Self::Lost];
 
     pub const fn id(self) -> u64 {
         8_271_001 + self as u64
@@ -201,8 +266,8 @@ pub struct Activity {
     pub kind: Kind,
     pub about_kind: Kind,
     pub about: Link,
-    pub text: &'static str,
-    pub outcome: &'static str,
+    pub text: Text,
+    pub outcome: Text,
     /// In seconds.
     pub duration: u64,
     pub phone: u64,
@@ -218,6 +283,7 @@ impl Record {
             Details::Organization(_) => Kind::Organization,
             Details::Deal(_) => Kind::Deal,
             Details::Activity(activity) => activity.kind,
+            Details::Row(kind) => *kind,
         }
     }
 
@@ -227,8 +293,14 @@ impl Record {
             Details::Contact(person) => person.name().into(),
             Details::Organization(organization) => organization.name.clone(),
             Details::Deal(deal) => deal.name.clone(),
-            Details::Activity(activity) => activity.text.into(),
+            Details::Activity(activity) => activity.text.as_ref().into(),
+            Details::Row(_) => self.wrote("name").and_then(Value::as_str).unwrap_or_default().into(),
         }
+    }
+
+    /// What was written of an attribute.
+    pub fn wrote(&self, name: &str) -> Option<&Value> {
+        self.written.as_ref()?.get(name)
     }
 
     pub fn link(&self) -> Link {
@@ -238,6 +310,7 @@ impl Record {
 
 impl Person {
     pub fn name(&self) -> String {
-        format!("{} {}", self.first, self.last)
+        // Either may be missing where it was written through Core.
+        format!("{} {}", self.first, self.last).trim().to_owned()
     }
 }

@@ -188,7 +188,6 @@ pub(super) const NOTE: [&str; 16] = [
     "価格表を送付済み。来週電話する。",
 ];
 
-pub(super) const OUTCOME: [&str; 5] =
-    ["Interested", "No answer", "Left voicemail", "Call back later", "Not interested"];
+pub const OUTCOME: [&str; 5] = ["Interested", "No answer", "Left voicemail", "Call back later", "Not interested"];
 
 pub(super) const LOSS: [&str; 5] = ["Price", "Competitor", "No budget", "No decision", "Timing"];

@@ -26,6 +26,10 @@ impl Json<'_> {
         Out(self.out).write_fmt(arguments).expect("writing to memory does not fail");
     }
 
+    pub fn value(&mut self, value: &serde_json::Value) {
+        serde_json::to_writer(&mut *self.out, value).expect("writing to memory does not fail");
+    }
+
     pub fn number(&mut self, number: u64) {
         self.format(format_args!("{number}"));
     }

@@ -1,10 +1,11 @@
 //! Records and events as the vendor's public service spells them.
 
 use super::json::Json;
-use super::{Happening, Spelling, event_id};
-use crate::simulator::company::{Action, CITY, Details, Kind, Person, Record, User};
+use super::{Happening, Spelling, amount, event_id};
+use crate::simulator::company::{Action, CITY, Details, Kind, OUTCOME, Person, Record, Text, User};
+use crate::simulator::options::Dialect;
 
-/// The resource that a record is, and the stream that its events come by.
+/// The resource that a record is, and the stream that its events come by; an empty one where they come by none.
 pub(in super::super) const fn resource(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Lead => ("lead", "leads"),
@@ -14,10 +15,70 @@ pub(in super::super) const fn resource(kind: Kind) -> (&'static str, &'static st
         Kind::Email => ("task", "tasks"),
         Kind::Note => ("note", "notes"),
         Kind::Meeting => ("appointment", "appointments"),
+        Kind::User => ("user", "users"),
+        Kind::Stage => ("stage", "stages"),
+        Kind::Tag => ("tag", "tags"),
+        Kind::DealSource | Kind::LeadSource => ("source", "sources"),
+        Kind::Visit => ("visit", "visits"),
+        Kind::Product => ("product", "products"),
+        Kind::Order => ("order", "orders"),
+        Kind::LineItem => ("line_item", "line_items"),
+        Kind::AssociatedContact => ("associated_contact", "associated_contacts"),
+        Kind::Collaboration => ("collaboration", "collaborations"),
+        Kind::CustomField => ("custom_field", "custom_fields"),
+        Kind::Account => ("account", ""),
+        Kind::Pipeline => ("pipeline", ""),
+        Kind::LossReason => ("loss_reason", ""),
+        Kind::DealUnqualifiedReason => ("deal_unqualified_reason", ""),
+        Kind::LeadUnqualifiedReason => ("lead_unqualified_reason", ""),
+        Kind::CallOutcome => ("call_outcome", ""),
+        Kind::VisitOutcome => ("visit_outcome", ""),
+        Kind::TextMessage => ("text_message", ""),
+        Kind::LeadConversion => ("lead_conversion", ""),
+        Kind::App => ("app", ""),
     }
 }
 
-const SPELLING: Spelling = Spelling { fields, value };
+const SPELLING: Spelling = Spelling { dialect: Dialect::Live, fields, value };
+
+/// Writes an attribute as Core does, where that is not the Firehose's way.
+pub(super) fn core(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
+    match (name, &record.of) {
+        ("tags", of) if !matches!(of, Details::Row(_)) => super::texts(&record.tags, json),
+        ("creator_id" | "last_stage_change_by_id", _) => json.number(users[record.owner].id),
+        ("created_at" | "updated_at", _) => value(name, record, users, json),
+        ("value", Details::Deal(deal)) => amount(deal.value, json),
+        ("added_at", Details::Deal(_)) => json.time(record.created, false),
+        ("last_activity_at", Details::Deal(_)) => json.time(record.updated, false),
+        ("custom_fields", Details::Deal(deal)) => custom_fields(deal.custom, record.id, json),
+        ("custom_fields", Details::Lead(_) | Details::Contact(_) | Details::Organization(_)) => json.raw("{}"),
+        ("outcome_id", Details::Activity(activity)) => {
+            match OUTCOME.iter().position(|outcome| *outcome == activity.outcome) {
+                Some(at) => json.number(outcome_id(at)),
+                None => json.raw("null"),
+            }
+        }
+        ("incoming" | "is_important" | "all_day" | "overdue", Details::Activity(_)) => json.boolean(false),
+        ("type", Details::Activity(_)) => json.text(&["regular"]),
+        _ if fields(record.kind()).split(' ').any(|known| known == name) => value(name, record, users, json),
+        _ => json.raw("null"),
+    }
+}
+
+/// The id of a call's outcome, by its place among the company's words.
+pub(in super::super) const fn outcome_id(at: usize) -> u64 {
+    3_001 + at as u64
+}
+
+/// The id of a lead's source.
+pub(in super::super) const fn source_id(name: &str) -> u64 {
+    1_000 + name.len() as u64
+}
+
+/// The id of the reason why a deal was lost.
+pub(in super::super) const fn reason_id(name: &str) -> u64 {
+    2_000 + name.len() as u64
+}
 
 pub(super) fn element(happening: &Happening, users: &[User], json: &mut Json<'_>) -> usize {
     let change = &happening.change;
@@ -71,6 +132,7 @@ fn fields(kind: Kind) -> &'static str {
             "id owner_id name resource_type resource_id start_at end_at completed created_at \
              updated_at"
         }
+        _ => "id",
     }
 }
 
@@ -87,7 +149,7 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
         Details::Lead(lead) => match name {
             "organization_name" => json.text(&[&lead.organization_name]),
             "status" => json.text(&[lead.status.as_str()]),
-            "source_id" => json.number(1_000 + lead.source.len() as u64),
+            "source_id" => json.number(source_id(&lead.source)),
             _ => person(name, &lead.person, json),
         },
         Details::Contact(contact) => match name {
@@ -102,13 +164,14 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
             "is_organization" => json.boolean(true),
             "contact_id" => json.raw("null"),
             "name" => json.text(&[&organization.name]),
-            "industry" => json.text(&[organization.industry]),
+            "industry" => json.text(&[&organization.industry]),
             "website" => json.text(&[&organization.website]),
             "phone" => phone(organization.phone, json),
             _ => address(organization.city, json),
         },
         Details::Deal(_) => deal(name, record, json),
         Details::Activity(_) => activity(name, record, json),
+        Details::Row(_) => json.raw("null"),
     }
 }
 
@@ -117,7 +180,7 @@ fn deal(name: &str, record: &Record, json: &mut Json<'_>) {
     match name {
         "name" => json.text(&[&deal.name]),
         "value" => json.format(format_args!("\"{}.{:02}\"", deal.value / 100, deal.value % 100)),
-        "currency" => json.text(&[deal.currency]),
+        "currency" => json.text(&[&deal.currency]),
         "hot" => json.boolean(deal.hot),
         "stage_id" => json.number(deal.stage.id()),
         "last_stage_change_at" => json.time(deal.stage_changed, false),
@@ -126,8 +189,8 @@ fn deal(name: &str, record: &Record, json: &mut Json<'_>) {
             Some(organization) => json.number(organization.id),
             None => json.raw("null"),
         },
-        "loss_reason_id" => match deal.loss_reason {
-            Some(reason) => json.number(2_000 + reason.len() as u64),
+        "loss_reason_id" => match &deal.loss_reason {
+            Some(reason) => json.number(reason_id(reason)),
             None => json.raw("null"),
         },
         "estimated_close_date" => json.date(deal.close_date),
@@ -146,26 +209,26 @@ fn activity(name: &str, record: &Record, json: &mut Json<'_>) {
         "end_at" => json.time(activity.at + 3_600_000, false),
         "completed_at" => json.time(record.created, false),
         "duration" => json.number(activity.duration),
-        "outcome" => json.text(&[activity.outcome]),
+        "outcome" => json.text(&[&activity.outcome]),
         "completed" => json.boolean(activity.done),
         "name" => json.text(&["Meeting: ", &activity.about.name]),
-        _ => json.text(&[activity.text]),
+        _ => json.text(&[&activity.text]),
     }
 }
 
 fn person(name: &str, person: &Person, json: &mut Json<'_>) {
     match name {
-        "name" => json.text(&[person.first, " ", person.last]),
-        "first_name" => json.text(&[person.first]),
-        "last_name" => json.text(&[person.last]),
-        "title" => json.text(&[person.title]),
+        "name" => json.text(&[&person.name()]),
+        "first_name" => json.text(&[&person.first]),
+        "last_name" => json.text(&[&person.last]),
+        "title" => json.text(&[&person.title]),
         "email" => json.text(&[&person.email]),
         "phone" => phone(person.phone, json),
         _ => address(person.city, json),
     }
 }
 
-fn tags(tags: &[&str], json: &mut Json<'_>) {
+fn tags(tags: &[Text], json: &mut Json<'_>) {
     json.raw("[");
     for (at, tag) in tags.iter().enumerate() {
         if at > 0 {
@@ -187,6 +250,18 @@ fn address(city: usize, json: &mut Json<'_>) {
     json.raw(r#"{"line1":null,"city":"#);
     json.text(&[city]);
     json.format(format_args!(r#","country":"{country}"}}"#));
+}
+
+/// The same fields as Core gives them: by name.
+fn custom_fields(steps: u64, id: u64, json: &mut Json<'_>) {
+    json.raw("{");
+    if steps > 0 {
+        json.format(format_args!(r#""ERP number":18446744073{id:09}"#));
+    }
+    if steps > 1 {
+        json.format(format_args!(r#","Score":{}e-2"#, id % 7));
+    }
+    json.raw("}");
 }
 
 fn custom(steps: u64, id: u64, json: &mut Json<'_>) {

@@ -1,10 +1,11 @@
 //! Records and events as the project's user describes them.
 
 use super::json::Json;
-use super::{Happening, Spelling, event_id};
+use super::{Happening, Spelling, amount, event_id, texts};
 use crate::simulator::company::{Action, CITY, Details, Kind, Link, Record, User};
+use crate::simulator::options::Dialect;
 
-/// The resource that a record is, and the stream that its events come by.
+/// The resource that a record is, and the stream that its events come by; empty where they come by none.
 pub(in super::super) const fn resource(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Lead => ("lead", "leads"),
@@ -12,10 +13,21 @@ pub(in super::super) const fn resource(kind: Kind) -> (&'static str, &'static st
         Kind::Organization => ("organization", "organizations"),
         Kind::Deal => ("deal", "deals"),
         Kind::Call | Kind::Email | Kind::Note | Kind::Meeting => ("activity", "activities"),
+        _ => ("", ""),
     }
 }
 
-const SPELLING: Spelling = Spelling { fields, value };
+const SPELLING: Spelling = Spelling { dialect: Dialect::Reference, fields, value };
+
+/// Writes an attribute as Core does.
+pub(super) fn core(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
+    let known = matches!(name, "created_at" | "updated_at");
+    if known || fields(record.kind()).split(' ').any(|known| known == name) {
+        value(name, record, users, json);
+    } else {
+        json.raw("null");
+    }
+}
 
 pub(super) fn element(happening: &Happening, users: &[User], json: &mut Json<'_>) -> usize {
     let change = &happening.change;
@@ -57,6 +69,7 @@ fn fields(kind: Kind) -> &'static str {
             "id type content resource_type resource_id owner_id occurs_at duration completed \
              created_at updated_at"
         }
+        _ => "id",
     }
 }
 
@@ -66,14 +79,14 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
         "owner_id" => return json.number(users[record.owner].id),
         "created_at" => return json.time(record.created, false),
         "updated_at" => return json.time(record.updated, false),
-        "tags" => return tags(&record.tags, json),
+        "tags" => return texts(&record.tags, json),
         _ => {}
     }
     match &record.of {
         Details::Lead(lead) => match name {
             "organization_name" => json.text(&[&lead.organization_name]),
             "status" => json.text(&[lead.status.as_str()]),
-            "source" => json.text(&[lead.source]),
+            "source" => json.text(&[&lead.source]),
             "city" => json.text(&[CITY[lead.person.city].0]),
             _ => person(name, &lead.person, json),
         },
@@ -83,7 +96,7 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
         },
         Details::Organization(organization) => match name {
             "name" => json.text(&[&organization.name]),
-            "industry" => json.text(&[organization.industry]),
+            "industry" => json.text(&[&organization.industry]),
             "website" => json.text(&[&organization.website]),
             "employees" => json.number(organization.employees),
             "phone" => phone(organization.phone, json),
@@ -92,7 +105,7 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
         Details::Deal(deal) => match name {
             "name" => json.text(&[&deal.name]),
             "value" => amount(deal.value, json),
-            "currency" => json.text(&[deal.currency]),
+            "currency" => json.text(&[&deal.currency]),
             "status" => json.text(&[deal.stage.status()]),
             "stage_id" => json.number(deal.stage.id()),
             "stage" => json.text(&[deal.stage.name()]),
@@ -100,7 +113,7 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
             "contact_id" => json.number(deal.contact.id),
             "organization_id" => link(deal.organization.as_ref(), json),
             "estimated_close_date" => json.date(deal.close_date),
-            "loss_reason" => match deal.loss_reason {
+            "loss_reason" => match &deal.loss_reason {
                 Some(reason) => json.text(&[reason]),
                 None => json.raw("null"),
             },
@@ -113,36 +126,26 @@ fn value(name: &str, record: &Record, users: &[User], json: &mut Json<'_>) {
                 Kind::Note => "Note",
                 _ => "Meeting",
             }]),
-            "content" => json.text(&[activity.text]),
+            "content" => json.text(&[&activity.text]),
             "resource_type" => json.text(&[resource(activity.about_kind).0]),
             "resource_id" => json.number(activity.about.id),
             "occurs_at" => json.time(activity.at, false),
             "duration" => json.number(if activity.kind == Kind::Call { activity.duration } else { 0 }),
             _ => json.boolean(activity.done),
         },
+        Details::Row(_) => json.raw("null"),
     }
 }
 
 fn person(name: &str, person: &crate::simulator::company::Person, json: &mut Json<'_>) {
     match name {
-        "first_name" => json.text(&[person.first]),
-        "last_name" => json.text(&[person.last]),
-        "title" => json.text(&[person.title]),
+        "first_name" => json.text(&[&person.first]),
+        "last_name" => json.text(&[&person.last]),
+        "title" => json.text(&[&person.title]),
         "email" => json.text(&[&person.email]),
         "phone" => phone(person.phone, json),
         _ => address(person.city, json),
     }
-}
-
-fn tags(tags: &[&str], json: &mut Json<'_>) {
-    json.raw("[");
-    for (at, tag) in tags.iter().enumerate() {
-        if at > 0 {
-            json.raw(",");
-        }
-        json.text(&[tag]);
-    }
-    json.raw("]");
 }
 
 fn link(link: Option<&Link>, json: &mut Json<'_>) {
@@ -161,16 +164,6 @@ fn address(city: usize, json: &mut Json<'_>) {
     json.raw(r#"{"city":"#);
     json.text(&[city]);
     json.format(format_args!(r#","country":"{country}"}}"#));
-}
-
-/// A number: 50000 where it is whole, 10.25 or 10.50 else.
-fn amount(hundredths: u64, json: &mut Json<'_>) {
-    let (whole, rest) = (hundredths / 100, hundredths % 100);
-    if rest == 0 {
-        json.number(whole);
-    } else {
-        json.format(format_args!("{whole}.{rest:02}"));
-    }
 }
 
 /// Numbers as people's integrations spell them: a reader that makes doubles of them and writes them anew changes them.

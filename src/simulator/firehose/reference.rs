@@ -126,7 +126,8 @@ fn filter(patterns: &[String]) -> Option<Filter> {
     for pattern in patterns {
         let (of, action) = pattern.split_once('.').unwrap_or((pattern, "*"));
         let before = filter;
-        for kind in Kind::ALL.into_iter().filter(|kind| of == "*" || of == reference_resource(*kind).0) {
+        let told = Kind::ALL.into_iter().filter(|kind| !reference_resource(*kind).0.is_empty());
+        for kind in told.filter(|kind| of == "*" || of == reference_resource(*kind).0) {
             for known in Action::ALL.into_iter().filter(|known| action == "*" || action == known.as_str()) {
                 filter = filter.with(kind, known);
             }

@@ -1,6 +1,8 @@
+mod crm;
 mod faults;
 mod firehose;
 mod limits;
+mod lookup;
 mod story;
 
 use std::time::Duration;
