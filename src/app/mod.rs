@@ -6,6 +6,7 @@
 //! within one deadline, and names who was late.
 
 mod backlog;
+mod budgets;
 mod copies;
 pub mod demo;
 pub mod ground;

@@ -19,7 +19,7 @@ use super::shard::{self, Shared};
 use super::stages::StageError;
 use super::tasks::{Ended, Tasks};
 use super::vitals::ProgramVitals;
-use super::{pages, signals};
+use super::{budgets, pages, signals};
 use crate::admin::{self, Keys};
 use crate::clock::Clock;
 use crate::config::{Config, SecretError, SinkKind};
@@ -72,7 +72,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Makes the vendors' clients; fails when a credential cannot be read.
+    /// Makes the vendors' clients, whose budgets are shared with other replicas; fails when a credential cannot be read.
     pub fn new(
         config: Arc<Config>,
         rules: Arc<IndexMap<SinkName, Arc<Rules>>>,
@@ -81,7 +81,12 @@ impl Settings {
         let vendors = config
             .accounts
             .iter()
-            .map(|(name, account)| Ok((name.clone(), Vendor::new(name, account, clock.clone())?)))
+            .map(|(name, account)| {
+                let vendor = Vendor::new(name, account, clock.clone())?;
+                // From its first request on: there may be other replicas.
+                vendor.budget().share();
+                Ok((name.clone(), vendor))
+            })
             .collect::<Result<_, SellError>>()?;
         Ok(Self::over(config, rules, vendors))
     }
@@ -207,8 +212,17 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
         Some(opened) => {
             // Of a program that is never reloaded only the first are ever seen.
             let current = program.reloads.clone().unwrap_or_else(|| watch::channel(settings.clone()).1);
-            let pages = pages::router(&program, &opened.ledger, &health, current, &keys);
+            let pages = pages::router(&program, &opened.ledger, &health, current.clone(), &keys);
             spawn_server(&mut servers, "listener", listener, pages, &doors);
+            let spent = CancellationToken::new();
+            let mut budgets = Tasks::<std::convert::Infallible>::default();
+            budgets.spawn("budgets", {
+                let (ledger, spent) = (opened.ledger.clone(), spent.clone());
+                async move {
+                    budgets::run(ledger, current, spent).await;
+                    Ok(())
+                }
+            });
             let watchdog = signals::feed_watchdog(|| Ok(()), doors.clone());
             servers.spawn("watchdog", async move {
                 watchdog.await;
@@ -235,6 +249,9 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
             );
             let mut opened = opened;
             let result = shards(shared, config.drain_timeout, opened.database_ended(), stop).await;
+            // What is held of the budgets is given back while there is a ledger.
+            spent.cancel();
+            budgets.drain(Instant::now() + Duration::from_secs(1), |_, _| {}).await;
             opened.close().await;
             result
         }

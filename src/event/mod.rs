@@ -5,6 +5,7 @@
 //! a sink; a sink delivers and moves its cursor. The canonical event is sell-api.md section 0.
 
 mod batch;
+pub mod budget;
 mod chain;
 mod delivery;
 mod names;

@@ -20,6 +20,7 @@
 
 mod audits;
 mod backlog;
+mod budgets;
 mod control;
 mod database;
 mod deliveries;

@@ -70,6 +70,8 @@ pub mod values {
     pub const VENDOR_APIS: [&str; 5] = ["firehose", "oauth", "core", "search", "sync"];
     /// `outcome` of `passthrough_requests_total`.
     pub const PASSTHROUGH_OUTCOMES: [&str; 4] = ["answered", "refused", "throttled", "unanswered"];
+    /// `outcome` of `vendor_budget_leases_total`.
+    pub const LEASE_OUTCOMES: [&str; 3] = ["given", "short", "failed"];
     /// `window` of `vendor_budget_remaining`.
     pub const BUDGET_WINDOWS: [&str; 2] = ["minute", "hour"];
 }
@@ -152,6 +154,8 @@ metrics! {
         "Requests to the vendor, by API and answer.";
     Gauge VENDOR_BUDGET_REMAINING = "standpipe_vendor_budget_remaining" ["account", "window"]
         "Requests left in the account's budget, per minute and per hour.";
+    Counter VENDOR_BUDGET_LEASES_TOTAL = "standpipe_vendor_budget_leases_total" ["account", "outcome"]
+        "Slices of an account's budget that were asked for, by outcome: given, short (less than wanted), failed.";
     Counter PASSTHROUGH_REQUESTS_TOTAL = "standpipe_passthrough_requests_total" ["account", "outcome"]
         "Requests at the passthrough: answered by the vendor, refused, throttled by the budget, unanswered.";
     Histogram PASSTHROUGH_SECONDS = "standpipe_passthrough_seconds" ["account"]

@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "each test binary uses its part of it")]
 mod support;
 
+mod budget;
 mod clients;
 mod configuration;
 mod demo;

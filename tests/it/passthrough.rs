@@ -99,3 +99,67 @@ async fn the_door_lends_the_connection_and_neither_secret() {
         }
     }
 }
+
+/// Fifty callers at two replicas, one of which polls: the vendor, which counts, refuses nobody, and the streams go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_replicas_pay_from_one_budget_and_the_streams_keep_their_part() {
+    let limits = ["--seed", "12", "--rate", "0", "--backlog", "20", "--dialect", "reference", "--limits", "reference"];
+    let simulator = Simulator::start(&limits).await;
+    let configuration = format!(
+        "deployment = \"shared\"\n[ledger]\nurl = \"{}\"\n[accounts.acme]\nbase_url = \"{}\"\ntoken = \"t\"\n",
+        Postgres::shared().await.database().await,
+        simulator.url()
+    );
+    let mut daemons = [Daemon::start("door-one", &configuration), Daemon::start("door-other", &configuration)];
+    for daemon in &mut daemons {
+        daemon.wait_ready(LONG).await;
+    }
+    let recorded = async || {
+        let mut all = 0;
+        for daemon in &daemons {
+            let metrics = daemon.metrics().await.expect("metrics");
+            all += number(&metrics, "standpipe_ledger_events_total{account=\"acme\",result=\"new\"}");
+        }
+        all
+    };
+    wait_until("the backlog is recorded", LONG, async || recorded().await == 20).await;
+
+    let storm = tokio::time::Instant::now() + Duration::from_secs(15);
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..50 {
+        let url = format!("{}/sell/acme/v3/firehose", daemons[n % 2].url());
+        callers.spawn(async move {
+            let mut told = Vec::new();
+            while tokio::time::Instant::now() < storm {
+                let answer = http::client().get(&url).send().await.expect("the door answers");
+                let ours = answer.headers().contains_key("standpipe-error");
+                let wait = answer.headers().get("retry-after").is_some();
+                told.push((answer.status().as_u16(), ours, wait));
+            }
+            told
+        });
+    }
+    tokio::time::sleep_until(storm - Duration::from_secs(10)).await;
+    simulator.emit(30).await;
+    wait_until("what happens meanwhile is recorded", Duration::from_secs(10), async || recorded().await == 50).await;
+    assert!(tokio::time::Instant::now() < storm, "while the doors were stormed");
+    let told: Vec<(u16, bool, bool)> = callers.join_all().await.into_iter().flatten().collect();
+    let good = told.iter().filter(|told| **told == (200, false, false)).count();
+    assert!((40..=70).contains(&good), "{good} of 70 a minute");
+    assert!(told.iter().all(|told| told.0 == 200 || *told == (429, true, true)), "{told:?}");
+    assert!(told.len() > good + 50, "{} were turned away", told.len() - good);
+    for daemon in &daemons {
+        let metrics = daemon.metrics().await.expect("metrics");
+        for api in ["firehose", "core"] {
+            let refused = format!("standpipe_vendor_requests_total{{account=\"acme\",api=\"{api}\",status_class=\"4xx\"}}");
+            assert_eq!(number(&metrics, &refused), 0, "the vendor refuses nobody");
+        }
+        assert_eq!(number(&metrics, "standpipe_vendor_budget_leases_total{account=\"acme\",outcome=\"failed\"}"), 0);
+    }
+}
+
+/// The value of a counter.
+fn number(metrics: &str, series: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)).unwrap_or_else(|| panic!("{series} in\n{metrics}"));
+    line.trim().parse().unwrap_or_else(|_| panic!("{series}: {line}"))
+}

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::budgets::Book;
 use super::database::within;
 use crate::clock::Clock;
 use crate::event::ports::{
@@ -118,6 +119,8 @@ pub struct State {
     pub conflicts: usize,
     /// The epoch that the last write named, and the one that held then.
     pub written: Option<(Epoch, Epoch)>,
+    /// The budgets of accounts.
+    budgets: BTreeMap<AccountName, Book>,
     /// What audits noted.
     pub audits: Vec<(SinkName, AuditNote)>,
     /// The last call that was refused for a reason that only a person can remove.
@@ -320,6 +323,7 @@ impl State {
             rejected: Vec::new(),
             conflicts: 0,
             written: None,
+            budgets: BTreeMap::new(),
             audits: Vec::new(),
             refused: None,
             misstep: None,

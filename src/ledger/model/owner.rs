@@ -1,11 +1,15 @@
 //! What a shard's owner asks beside its stages.
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::{Model, State};
 use crate::config::LedgerConfig;
+use crate::event::budget::{BudgetAsk, BudgetBook, BudgetSlice};
 use crate::event::ports::{AuditBook, AuditNote, LedgerError, Ownership, SinkState};
 use crate::event::{AccountName, LedgerId, Seq, Shard, SinkName};
+use crate::ledger::budgets::late;
 use crate::ledger::operator::SinkStatus;
 use crate::ledger::{Backlog, Home, OwnerBook};
 
@@ -130,5 +134,19 @@ impl AuditBook for Model {
             Ok(())
         })
         .await
+    }
+}
+
+impl BudgetBook for Model {
+    fn lease(&self, ask: BudgetAsk) -> BoxFuture<'_, Result<BudgetSlice, LedgerError>> {
+        async move {
+            let (shard, clock) = (self.home_of(&ask.account), self.clock.clone());
+            self.call("leasing a part of an account's budget", shard, move |state| {
+                let now = i64::try_from(clock.now().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+                state.budgets.entry(ask.account.clone()).or_default().lease(&ask, now).map_err(late)
+            })
+            .await
+        }
+        .boxed()
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use standpipe::clock::Clock;
+use standpipe::event::budget::{BudgetAsk, BudgetBook, Limit, Limits, Requests};
 use standpipe::event::ports::{
     ChainAt, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, SinkBook, SinkState, StreamBook,
     StreamState, Submission,
@@ -27,8 +28,8 @@ const SHARD: Shard = Shard(0);
 const TTL: Duration = Duration::from_secs(15);
 const MONTH: Duration = Duration::from_hours(720);
 
-trait Whole: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger {}
-impl<L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger> Whole for L {}
+trait Whole: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + BudgetBook {}
+impl<L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + BudgetBook> Whole for L {}
 
 #[tokio::test]
 async fn postgresql_keeps_what_the_ports_promise() {
@@ -48,6 +49,7 @@ async fn keeps_its_promises<L: Whole>(ledger: L, id: LedgerId) {
     records_once_and_in_order(&ledger, owner, id).await;
     keeps_what_sinks_keep(&ledger, owner).await;
     keeps_deliveries(&ledger, owner).await;
+    shares_budgets(&ledger).await;
     refuses_an_owner_whose_time_is_over(&ledger, owner).await;
 }
 
@@ -226,6 +228,48 @@ async fn keeps_deliveries<L: Whole>(ledger: &L, owner: Ownership) {
     ledger.keep_failures(&sink, owner, None).await.unwrap();
     assert_eq!(ledger.failures(&sink, SHARD).await.unwrap(), None);
     ledger.forget_attempts(&sink, owner).await.unwrap();
+}
+
+/// Every slice of every replica together is within the limits, and what was spent and given back is known.
+async fn shares_budgets<L: Whole>(ledger: &L) {
+    let of = |all, others| Limit { all, others };
+    let requests = |streams, others| Requests { streams, others };
+    let ask = |replica: u128, turn: u64, wants: Requests| BudgetAsk {
+        account: "acme".into(),
+        replica: Uuid::from_u128(replica),
+        turn,
+        limits: Limits { second: Some(of(10, 7)), minute: of(20, 14), hour: of(100, 70) },
+        told: (0, 0),
+        spent: Vec::new(),
+        holds: requests(0, 0),
+        wants,
+        pace: requests(0, 4),
+        lasts: Duration::from_secs(20),
+    };
+    let first = ledger.lease(ask(1, 1, requests(2, 100))).await.unwrap();
+    assert_eq!((first.given, first.pace), (requests(2, 14), Some(of(4, 4))), "no more than the others' part");
+    assert_eq!(first.left, (20, 100));
+    let wait = first.wait.1.expect("when more may be there");
+    assert!(first.wait.0.is_none() && wait > Duration::ZERO && wait < Duration::from_secs(90), "{wait:?}");
+    let second = ledger.lease(ask(2, 1, requests(9, 9))).await.unwrap();
+    assert_eq!((second.given, second.pace), (requests(4, 0), Some(of(3, 3))), "what the first has left");
+    assert_eq!(second.left, (4, 84));
+    assert!(ledger.lease(ask(1, 1, requests(0, 0))).await.is_err(), "an ask of before changes nothing");
+
+    // The first has spent five, and wants none of the rest.
+    let mut done = ask(1, 2, requests(0, 0));
+    done.spent = vec![(Duration::from_secs(1), requests(1, 2)), (Duration::ZERO, requests(0, 2))];
+    assert_eq!(ledger.lease(done.clone()).await.unwrap().given, requests(0, 0));
+    let third = ledger.lease(ask(3, 1, requests(0, 100))).await.unwrap();
+    assert_eq!(third.given, requests(0, 10), "what was given back");
+    // It did not hear the answer, tells it again, and one more.
+    done.turn = 3;
+    done.spent.push((Duration::ZERO, requests(1, 0)));
+    ledger.lease(done).await.unwrap();
+    let other = BudgetAsk { account: "other".into(), ..ask(2, 9, requests(20, 0)) };
+    assert_eq!(ledger.lease(other).await.unwrap().given, requests(20, 0), "each account has its own");
+    let left = ledger.lease(ask(4, 1, requests(20, 0))).await.unwrap();
+    assert_eq!((left.given, left.left), (requests(0, 0), (0, 80)), "six spent, four and ten held");
 }
 
 /// INV-6, at every write.
