@@ -37,6 +37,7 @@ pub mod embedded;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;
 pub mod http;
+pub mod lookup;
 pub mod mutant;
 pub mod passthrough;
 pub mod simulator;

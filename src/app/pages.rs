@@ -16,6 +16,7 @@ use crate::config::Scope;
 use crate::console::{self, EventLine, Overview, Provide};
 use crate::event::{AccountName, Seq};
 use crate::ledger::Ledger;
+use crate::lookup::Lookups;
 use crate::passthrough;
 use crate::sell::Vendor;
 
@@ -27,14 +28,14 @@ pub(super) fn router(
     program: &Program,
     ledger: &Ledger,
     health: &Health,
-    settings: watch::Receiver<Arc<Settings>>,
+    (settings, lookups): (watch::Receiver<Arc<Settings>>, Lookups),
     keys: &Keys,
 ) -> Router {
     let provider = Provider { program: program.clone(), ledger: ledger.clone(), health: health.clone() };
     let gate = Gate::new(keys.clone(), Scope::EventsRead);
     console::router(Arc::new(provider))
         .layer(middleware::from_fn_with_state(gate, Gate::middleware))
-        .merge(passthrough::router(Arc::new(Accounts(settings)), keys.clone()))
+        .merge(passthrough::router(Arc::new(Accounts(settings)), lookups, keys.clone()))
 }
 
 struct Accounts(watch::Receiver<Arc<Settings>>);

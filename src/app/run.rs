@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{Config, SecretError, SinkKind};
 use crate::event::{AccountName, SinkName};
 use crate::ledger::OwnerBook as _;
+use crate::lookup::Lookups;
 use crate::route::Rules;
 use crate::sell::{SellError, Vendor};
 use crate::sink::{self, kafka};
@@ -212,7 +213,8 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
         Some(opened) => {
             // Of a program that is never reloaded only the first are ever seen.
             let current = program.reloads.clone().unwrap_or_else(|| watch::channel(settings.clone()).1);
-            let pages = pages::router(&program, &opened.ledger, &health, current.clone(), &keys);
+            let lookups = Lookups::new(&config.passthrough);
+            let pages = pages::router(&program, &opened.ledger, &health, (current.clone(), lookups.clone()), &keys);
             spawn_server(&mut servers, "listener", listener, pages, &doors);
             let spent = CancellationToken::new();
             let mut budgets = Tasks::<std::convert::Infallible>::default();
@@ -234,6 +236,7 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
                 ground: Real(opened.ledger.clone()),
                 instance: instance.id,
                 adopt: program.adopt,
+                lookups,
                 sources: sources.clone(),
                 health: health.clone(),
                 clock: program.clock.clone(),

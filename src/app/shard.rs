@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::event::Shard;
 use crate::event::ports::LedgerError;
 use crate::ledger::Lease;
+use crate::lookup::Lookups;
 use crate::source::SourceStatus;
 use crate::telemetry::metrics::SHARD_OWNED;
 
@@ -35,6 +36,8 @@ pub struct Shared<G = Real> {
     pub instance: Uuid,
     /// Whether an operator has said that nothing else uses the ledger and its topics.
     pub adopt: bool,
+    /// What is kept of the vendor's answers: sources and door meet there.
+    pub lookups: Lookups,
     /// What the sources say of themselves.
     pub sources: SourceStatus,
     /// What keeps the parts from working.

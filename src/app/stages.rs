@@ -20,7 +20,7 @@ use super::{backlog, copies, looks};
 use crate::chance;
 use crate::config::SinkKind;
 use crate::event::ports::{LedgerDisposition, LedgerError, Ownership, SinkBook as _};
-use crate::event::{Capacity, SinkName};
+use crate::event::{AccountName, Capacity, SinkName};
 use crate::ledger::{Held, OwnerBook as _, Recorder};
 use crate::route::Fanout;
 use crate::sink::{kafka, webhook};
@@ -146,7 +146,9 @@ pub(super) async fn run<G: Ground>(
     held: &mut Held<G::Ledger>,
     stop: &CancellationToken,
 ) -> Result<End, StageError> {
-    let mut stages = start(shared, held.ownership()).await?;
+    let (mut stages, mine) = start(shared, held.ownership()).await?;
+    // Every event of these accounts is recorded here and nowhere else now.
+    let era = shared.lookups.begin(mine, held.tenure());
     // What ended the ones before is over.
     shared.health.forget(&format!("shard/{}", held.ownership().shard));
     let mut reloads = shared.reloads.clone();
@@ -167,6 +169,7 @@ pub(super) async fn run<G: Ground>(
             }
         }
         Err(error) => {
+            drop(era);
             stages.cut().await;
             Err(error)
         }
@@ -184,7 +187,8 @@ async fn reloaded(reloads: &mut Option<watch::Receiver<Arc<Settings>>>) {
     }
 }
 
-async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<Stages, StageError> {
+/// Starts them; tells the accounts whose sources run.
+async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<(Stages, Vec<AccountName>), StageError> {
     let config = &shared.settings.config;
     let moved = copies::refuse(shared, owner).await?;
     fail::fail_point!("app::before_stages");
@@ -222,10 +226,12 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<Stages
         let sinks: Vec<SinkName> = config.sinks.keys().cloned().collect();
         async move { Ok(ledger.keep_house(owner, &config.ledger, &sinks, stop).await?) }
     });
+    let mut mine = Vec::new();
     for (account, vendor) in shared.settings.vendors() {
         if shared.ledger().shard_of(account).await? != owner.shard {
             continue;
         }
+        mine.push(account.clone());
         let source = SourceConfig {
             deployment: config.deployment.clone(),
             account: account.clone(),
@@ -233,6 +239,7 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<Stages
             vendor: vendor.clone(),
             book: shared.ledger().clone(),
             pages: pages.clone(),
+            witness: Some(Arc::new(shared.lookups.clone())),
             room: room.clone(),
             backlog_full: backlog_watch.clone(),
             clock: shared.clock.clone(),
@@ -243,7 +250,7 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<Stages
         };
         stages.sources.spawn(format!("source/{account}"), async move { Ok(source::run(source).await?) });
     }
-    Ok(stages)
+    Ok((stages, mine))
 }
 
 /// Waits until every Kafka sink has compared itself with the ledger, or could not, for a while: what is recorded before a

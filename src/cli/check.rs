@@ -1,6 +1,7 @@
 //! `standpipe check`: what a configuration means and promises, before it runs.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use super::output::{line, printable};
 use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
-use crate::config::{Config, DialectChoice, KeyConfig, LedgerUrl, Order, SinkConfig, SinkKind};
+use crate::config::{Config, DialectChoice, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig, SinkKind};
 use crate::event::ports::Dialect;
 use crate::route::never_emitted;
 
@@ -31,6 +32,8 @@ struct Report {
     shards: u16,
     accounts: Vec<AccountReport>,
     sinks: Vec<SinkReport>,
+    /// What the passthrough keeps of the vendor's answers.
+    passthrough: String,
     /// Who may use console and passthrough; none = programs on this machine alone.
     keys: Vec<KeyReport>,
     warnings: Vec<String>,
@@ -115,9 +118,25 @@ fn report(ready: &Ready) -> Report {
             })
             .collect(),
         sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink, config.audit.enabled)).collect(),
+        passthrough: passthrough(&config.passthrough),
         keys: config.server.keys.iter().map(|(name, key)| key_report(name, key)).collect(),
         warnings,
         outside: None,
+    }
+}
+
+/// What is kept of the vendor's answers.
+fn passthrough(config: &PassthroughConfig) -> String {
+    let time = humantime::format_duration;
+    let size = bytesize::ByteSize(config.cache).display().iec();
+    match (config.cache, config.stale_if_error) {
+        (0, _) => "keeps no answers".to_owned(),
+        (_, Duration::ZERO) => format!("keeps {size} of answers, each fresh for {} at most", time(config.cache_ttl)),
+        (_, stale) => format!(
+            "keeps {size} of answers, each fresh for {} at most, and given as stale for {} while the vendor fails",
+            time(config.cache_ttl),
+            time(stale)
+        ),
     }
 }
 
@@ -222,6 +241,7 @@ fn text(report: &Report) -> String {
             say(format_args!("  audit: {audit}"));
         }
     }
+    say(format_args!("\npassthrough: {}", report.passthrough));
     if report.keys.is_empty() {
         say(format_args!(
             "\nconsole and passthrough: open to programs on this machine, to nobody else (no [server.keys])"

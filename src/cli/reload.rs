@@ -82,6 +82,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("drain_timeout", old.drain_timeout != new.drain_timeout),
         ("[ledger]", old.ledger != new.ledger),
         ("[server]", old.server != new.server),
+        ("[passthrough]", old.passthrough != new.passthrough),
         ("telemetry.log_format", logs.log_format != new_logs.log_format),
         ("telemetry.otlp_endpoint", logs.otlp_endpoint != new_logs.otlp_endpoint),
     ]

@@ -12,12 +12,12 @@ use tracing_subscriber::EnvFilter;
 use super::check_account::account;
 use super::check_sink::sink;
 use super::problem::{Origins, Problem};
-use super::raw::{RawConfig, RawKey, RawLedger, RawLogFormat, RawScope, RawServer, RawTelemetry};
+use super::raw::{RawConfig, RawKey, RawLedger, RawLogFormat, RawPassthrough, RawScope, RawServer, RawTelemetry};
 use super::scalar::{PathText, SecretText, format_duration, is_name};
 use super::secret::{Secret, SecretError};
 use super::types::{
-    AccountConfig, AuditConfig, ChannelsConfig, Config, KeyConfig, LedgerConfig, LedgerUrl, LogFormat, Scope,
-    ServerConfig, TelemetryConfig,
+    AccountConfig, AuditConfig, ChannelsConfig, Config, KeyConfig, LedgerConfig, LedgerUrl, LogFormat,
+    PassthroughConfig, Scope, ServerConfig, TelemetryConfig,
 };
 use super::walk::shown;
 use crate::event::AccountName;
@@ -130,6 +130,7 @@ pub(super) fn check(
     let names: Vec<&str> = raw.accounts.keys().map(|name| name.0.as_str()).collect();
     let server = server(raw.server, &names, &mut to);
     let telemetry = telemetry(raw.telemetry, &mut to);
+    let passthrough = passthrough(&raw.passthrough, &mut to);
     if raw.channels.bytes.0 < 1024 {
         to.refuse("channels.bytes", "too small: at least 1KiB");
     }
@@ -159,6 +160,7 @@ pub(super) fn check(
         server,
         accounts,
         sinks,
+        passthrough,
         audit: AuditConfig { enabled: raw.audit.enabled },
         telemetry,
         origins: origins.clone(),
@@ -181,6 +183,20 @@ fn deployment(given: Option<String>, to: &mut Checker<'_>) -> String {
         }
         Some(name) => name,
     }
+}
+fn passthrough(raw: &RawPassthrough, to: &mut Checker<'_>) -> PassthroughConfig {
+    let longest = Duration::from_hours(24);
+    for (key, given) in
+        [("passthrough.cache_ttl", raw.cache_ttl.0), ("passthrough.stale_if_error", raw.stale_if_error.0)]
+    {
+        if given > longest {
+            to.refuse(key, format!("{} is too long: at most {}", format_duration(given), format_duration(longest)));
+        }
+    }
+    if (1..1 << 20).contains(&raw.cache.0) {
+        to.refuse("passthrough.cache", "too small: at least 1MiB, or 0B for none");
+    }
+    PassthroughConfig { cache: raw.cache.0, cache_ttl: raw.cache_ttl.0, stale_if_error: raw.stale_if_error.0 }
 }
 
 fn state_dir(given: PathText, to: &mut Checker<'_>) -> PathBuf {

@@ -40,6 +40,7 @@ pub(super) struct RawConfig {
     /// Where events are delivered.
     pub sinks: IndexMap<Name, RawSink>,
     /// Comparing what was delivered with what the vendor holds.
+    pub passthrough: RawPassthrough,
     pub audit: RawAudit,
     /// Logs and traces.
     pub telemetry: RawTelemetry,
@@ -57,6 +58,7 @@ impl Default for RawConfig {
             server: RawServer::default(),
             accounts: IndexMap::new(),
             sinks: IndexMap::new(),
+            passthrough: RawPassthrough::default(),
             audit: RawAudit::default(),
             telemetry: RawTelemetry::default(),
         }
@@ -457,6 +459,23 @@ pub(super) struct RawBreaker {
 impl Default for RawBreaker {
     fn default() -> Self {
         Self { failure_ratio: 0.7, min_attempts: 10, window: minutes(5), probe_after: seconds(30) }
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawPassthrough {
+    /// Bytes of the vendor's answers that are kept, at most; `0B` keeps none.
+    pub cache: SizeText,
+    /// How long an answer counts as fresh, unless an event of what it shows is recorded before; `0s` = never.
+    pub cache_ttl: DurationText,
+    /// How long after that an answer may be given, labelled as stale, while the vendor gives none; `0s` = never.
+    pub stale_if_error: DurationText,
+}
+
+impl Default for RawPassthrough {
+    fn default() -> Self {
+        Self { cache: SizeText(32 << 20), cache_ttl: minutes(1), stale_if_error: seconds(0) }
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Config {
     pub accounts: IndexMap<AccountName, AccountConfig>,
     /// The sinks, in the order of the file.
     pub sinks: IndexMap<SinkName, SinkConfig>,
+    /// What the door keeps of the vendor's answers.
+    pub passthrough: PassthroughConfig,
     /// Reading back what the Kafka sinks deliver.
     pub audit: AuditConfig,
     /// Logs and traces.
@@ -51,6 +53,17 @@ impl Config {
     pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
         self.origins.problem(key, message)
     }
+}
+
+/// `[passthrough]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassthroughConfig {
+    /// Bytes of answers that are kept, at most; 0 keeps none.
+    pub cache: u64,
+    /// For how long an answer counts as fresh, unless an event says otherwise before.
+    pub cache_ttl: Duration,
+    /// For how long after that it may be given, labelled, where the vendor gives none.
+    pub stale_if_error: Duration,
 }
 
 /// `[audit]`

@@ -13,6 +13,7 @@ mod page;
 pub mod ports;
 mod rehydrate;
 mod room;
+mod tenure;
 
 pub use batch::{Batch, Recorded, Replay, Void};
 pub use chain::{Chain, ContentHash, DedupeKey};
@@ -23,6 +24,7 @@ pub use delivery::{
 pub use names::{AccountName, Epoch, EventType, LedgerId, Seq, Shard, SinkName, StreamKey, StreamName};
 pub use page::{Event, Gap, GapReason, Page, Position, Rejected};
 pub use room::{Capacity, Room};
+pub use tenure::Tenure;
 
 /// The type of the event that announces a gap (design.md section 7). It passes filters, goes to every webhook and to
 /// the control topic of every Kafka sink, never to a data topic.

@@ -183,6 +183,12 @@ impl Dialect {
     }
 }
 
+/// Who hears of a page before the ledger does.
+pub trait Witness: std::fmt::Debug + Send + Sync + 'static {
+    /// A source has this page, and hands it to the ledger next.
+    fn seen(&self, page: &Page);
+}
+
 /// What a source reads and writes about its streams, apart from pages.
 pub trait StreamBook: Clone + Send + Sync + 'static {
     /// The dialect found earlier, if any.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::database::{failed, within};
 use super::open::Ledger;
 use crate::event::ports::{LedgerError, Ownership};
-use crate::event::{Epoch, Shard};
+use crate::event::{Epoch, Shard, Tenure};
 
 /// The holder stops this long before the server could give the lease to another: by then its last write is over.
 const SAFETY: Duration = Duration::from_secs(2);
@@ -53,6 +53,7 @@ pub struct Held<L = Ledger> {
     lease: Lease<L>,
     ownership: Ownership,
     until: Instant,
+    tenure: Tenure,
 }
 
 impl<L: LeaseBook> Lease<L> {
@@ -93,7 +94,10 @@ impl<L: LeaseBook> Lease<L> {
             fail::fail_point!("ledger::after_lease");
             info!(shard = %self.shard, %epoch, "the shard is ours");
             let ownership = Ownership { shard: self.shard, epoch };
-            Held { lease: self.clone(), ownership, until: sent + self.ttl.saturating_sub(self.safety) }
+            let until = sent + self.ttl.saturating_sub(self.safety);
+            let tenure = Tenure::default();
+            tenure.prolong(until);
+            Held { lease: self.clone(), ownership, until, tenure }
         }))
     }
 
@@ -116,9 +120,21 @@ impl<L: LeaseBook> Held<L> {
         self.ownership
     }
 
+    /// For how long nobody else records in the shard.
+    #[must_use]
+    pub const fn tenure(&self) -> &Tenure {
+        &self.tenure
+    }
+
     /// Renews the lease and returns only when it is lost, with the reason: fenced, or not renewed until 2 s before its
     /// end by our monotonic clock. Safe to cancel and call again; keep it running while the shard drains.
     pub async fn hold(&mut self) -> LedgerError {
+        let lost = self.renew_until_lost().await;
+        self.tenure.end();
+        lost
+    }
+
+    async fn renew_until_lost(&mut self) -> LedgerError {
         let every = self.lease.ttl / 3;
         let mut next =
             (self.until + self.lease.safety).checked_sub(self.lease.ttl).map_or_else(Instant::now, |sent| sent + every);
@@ -134,6 +150,7 @@ impl<L: LeaseBook> Held<L> {
             match renewed {
                 Ok(()) => {
                     self.until = sent + self.lease.ttl.saturating_sub(self.lease.safety);
+                    self.tenure.prolong(self.until);
                     next = sent + every;
                 }
                 Err(error @ LedgerError::Unavailable { .. }) if Instant::now() < self.until => {
@@ -152,6 +169,7 @@ impl<L: LeaseBook> Held<L> {
 
     /// Hands the shard over at once: the stages have stopped, nothing more is written under this epoch.
     pub async fn release(self) -> Result<(), LedgerError> {
+        self.tenure.end();
         fail::fail_point!("ledger::before_release");
         self.lease.ledger.release_lease(self.ownership).await?;
         fail::fail_point!("ledger::after_release");

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::links::{Door, Links};
 use super::refusal::Refusal;
+use crate::lookup::{self, Answer};
 
 /// The longest request body.
 pub(super) const MOST_UP: usize = 1024 * 1024;
@@ -40,42 +41,56 @@ pub(super) async fn up(body: Body) -> Result<Bytes, Refusal> {
 /// It is cut off where it is too long, stands still or takes too long: its status has been told by then, and a body that
 /// ends early is the one way to say it.
 pub(super) fn down(
-    answer: reqwest::Response,
+    answer: Answer,
     mut headers: HeaderMap,
     door: Door,
     head_only: bool,
 ) -> Result<Response<Body>, Refusal> {
-    let encoding = answer.headers().get(header::CONTENT_ENCODING);
+    let encoding = answer.headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
         // Never decoded here, so that no answer grows; and a caller that did not ask for it need not decode it.
         let why = "the vendor's answer is compressed, although nobody asked for that";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "bad_gateway", why));
     }
-    if answer.content_length().is_some_and(|length| length > MOST_DOWN) {
+    let length = match &answer.body {
+        lookup::Body::Whole(body) => Some(body.len() as u64),
+        lookup::Body::Passing { rest, .. } => rest.content_length(),
+    };
+    if length.is_some_and(|length| length > MOST_DOWN) {
         let why = "the vendor's answer is longer than 32 MiB";
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "too_large", why));
     }
-    let status = answer.status();
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let links = kind.is_some_and(|kind| kind.contains("json")).then(|| Links::new(door));
+    let mut links = kind.is_some_and(|kind| kind.contains("json")).then(|| Links::new(door));
     let body = if head_only {
         Body::empty()
     } else {
         if links.is_some() {
             headers.remove(header::CONTENT_LENGTH);
         }
-        let passing = Passing { answer, links, left: MOST_DOWN, until: Instant::now() + DOWN_WITHIN, ended: false };
-        Body::from_stream(stream::try_unfold(passing, Passing::next))
+        match answer.body {
+            lookup::Body::Whole(body) => Body::from(match &mut links {
+                Some(links) => Bytes::from([links.pass(&body), links.end()].concat()),
+                None => body,
+            }),
+            lookup::Body::Passing { first, rest } => {
+                let until = Instant::now() + DOWN_WITHIN;
+                let passing = Passing { first: Some(first), rest, links, left: MOST_DOWN, until, ended: false };
+                Body::from_stream(stream::try_unfold(passing, Passing::next))
+            }
+        }
     };
     let mut response = Response::new(body);
-    *response.status_mut() = status;
+    *response.status_mut() = answer.status;
     *response.headers_mut() = headers;
     Ok(response)
 }
 
 /// An answer on its way.
 struct Passing {
-    answer: reqwest::Response,
+    /// What has come already.
+    first: Option<Bytes>,
+    rest: reqwest::Response,
     links: Option<Links>,
     left: u64,
     until: Instant,
@@ -88,10 +103,13 @@ impl Passing {
             return Ok(None);
         }
         let by = self.until.min(Instant::now() + STALLED);
-        let piece = match tokio::time::timeout_at(by, self.answer.chunk()).await {
-            Ok(Ok(piece)) => piece,
-            Ok(Err(error)) => return Err(cut(&error.without_url())),
-            Err(late) => return Err(cut(&late)),
+        let piece = match self.first.take().filter(|first| !first.is_empty()) {
+            Some(first) => Some(first),
+            None => match tokio::time::timeout_at(by, self.rest.chunk()).await {
+                Ok(Ok(piece)) => piece,
+                Ok(Err(error)) => return Err(cut(&error.without_url())),
+                Err(late) => return Err(cut(&late)),
+            },
         };
         let Some(piece) = piece else {
             self.ended = true;

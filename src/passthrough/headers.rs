@@ -1,6 +1,8 @@
 //! Which headers cross the door, by allow-lists: nothing of the caller's credentials reaches the vendor, nothing of the
 //! vendor's cookies or of the connection's own business reaches the caller.
 
+use std::time::Duration;
+
 use reqwest::Url;
 use reqwest::header::{
     ACCEPT, ACCEPT_LANGUAGE, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_ENCODING,
@@ -9,6 +11,7 @@ use reqwest::header::{
 };
 
 use super::links::Door;
+use crate::lookup::Outcome;
 
 /// From the caller to the vendor.
 const UP: [HeaderName; 8] = [
@@ -78,6 +81,28 @@ pub(super) fn down(given: &HeaderMap, origin: &Url, door: &Door) -> HeaderMap {
         passed.insert(LOCATION, place);
     }
     passed
+}
+
+/// Of one exchange alone: an answer that is given again does not have them.
+const OF_ONE: [&str; 5] =
+    ["x-request-id", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-runtime"];
+
+/// Says where the answer to a lookup is from, and how old it is.
+pub(super) fn label(down: &mut HeaderMap, outcome: Outcome, age: Duration) {
+    let word = match outcome {
+        Outcome::Hit => "hit",
+        Outcome::Stale => "stale",
+        Outcome::Miss | Outcome::Shared | Outcome::Passed => "miss",
+    };
+    down.insert("standpipe-cache", HeaderValue::from_static(word));
+    if matches!(outcome, Outcome::Hit | Outcome::Stale) {
+        for name in OF_ONE {
+            down.remove(name);
+        }
+        // What caches before us have said comes on top.
+        let before = down.get(AGE).and_then(|age| age.to_str().ok()?.parse::<u64>().ok()).unwrap_or(0);
+        down.insert(AGE, HeaderValue::from(before.saturating_add(age.as_secs())));
+    }
 }
 
 fn pass(given: &HeaderMap, names: &[HeaderName], own: &[&str]) -> HeaderMap {

@@ -19,7 +19,6 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::routing::any;
-use rand::RngExt as _;
 use tokio::time::Instant;
 
 use self::headers::BadHeader;
@@ -30,17 +29,14 @@ use crate::admin::{Caller, Keys, Refused};
 use crate::config::Scope;
 use crate::event::AccountName;
 use crate::event::ports::Dialect;
-use crate::sell::{Forward, Priority, SellError, Vendor};
+use crate::lookup::{How, Lookups, Unanswered};
+use crate::sell::{Forward, Priority, Vendor};
 use crate::telemetry::metrics::{PASSTHROUGH_REQUESTS_TOTAL, PASSTHROUGH_SECONDS};
 
 /// A caller over its share of the budget waits so long for it (design.md section 8).
 const BUDGET_WAIT: Duration = Duration::from_secs(2);
 /// From the request's head to the answer's, all tries included. Below the listener's own bound.
 const ANSWER_WITHIN: Duration = Duration::from_secs(27);
-/// Tries of a request that may be repeated.
-const TRIES: u32 = 3;
-/// Between two tries, at random up to this, twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where the door finds the accounts: `app` provides it.
 pub trait Vendors: Send + Sync + 'static {
@@ -50,15 +46,17 @@ pub trait Vendors: Send + Sync + 'static {
 
 struct Passthrough {
     vendors: Arc<dyn Vendors>,
+    lookups: Lookups,
     keys: Keys,
 }
 
 /// The router of the door; it asks for keys itself, since what a key may do depends on the request.
-pub fn router(vendors: Arc<dyn Vendors>, keys: Keys) -> Router {
-    Router::new()
-        .route("/sell", any(answer))
-        .route("/sell/{*target}", any(answer))
-        .with_state(Arc::new(Passthrough { vendors, keys }))
+pub fn router(vendors: Arc<dyn Vendors>, lookups: Lookups, keys: Keys) -> Router {
+    Router::new().route("/sell", any(answer)).route("/sell/{*target}", any(answer)).with_state(Arc::new(Passthrough {
+        vendors,
+        lookups,
+        keys,
+    }))
 }
 
 async fn answer(
@@ -78,7 +76,7 @@ async fn answer(
     let told = async {
         let caller = door.keys.admit(peer.ip(), request.headers()).await.map_err(refused)?;
         let target = target.map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", why.to_string()))?;
-        pass(caller, target, vendor.clone(), request, begun + ANSWER_WITHIN).await
+        pass(caller, target, (vendor.clone(), &door.lookups), request, begun + ANSWER_WITHIN).await
     };
     let (outcome, response) = match told.await {
         Ok(response) => ("answered", response),
@@ -99,7 +97,7 @@ async fn answer(
 async fn pass(
     caller: Caller,
     target: Target,
-    vendor: Option<Vendor>,
+    (vendor, lookups): (Option<Vendor>, &Lookups),
     request: Request,
     deadline: Instant,
 ) -> Result<Response<Body>, Refusal> {
@@ -129,6 +127,7 @@ async fn pass(
     let api = target.api().as_str();
     let audited = (!reads).then(|| format!("/{}", target.segments.join("/")));
     let query = request.uri().query().map(str::to_owned);
+    let how = how(request.headers(), deadline);
     let forward = Forward {
         api,
         method,
@@ -138,52 +137,56 @@ async fn pass(
         headers,
         body: body::up(request.into_body()).await?,
     };
-    let told = tokio::time::timeout_at(deadline, tries(&vendor, &forward)).await.unwrap_or_else(|_| {
-        Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout", "the vendor gave no answer in time"))
-    });
+    let writing = (!reads).then(|| lookups.writing(&vendor, &forward));
+    let told = lookups.ask(&vendor, &forward, &how).await.map_err(unanswered);
+    drop(writing);
     if let Some(path) = audited {
         // Neither query nor body: they hold what people wrote.
-        let status = told.as_ref().map_or_else(|refusal| refusal.status, reqwest::Response::status).as_u16();
+        let status = told.as_ref().map_or_else(|refusal| refusal.status, |answer| answer.status).as_u16();
         tracing::info!(key = caller.name(), account = %vendor.account(), method = %forward.method, path, status, "a write passed the door");
     }
     let answer = told?;
-    let down = headers::down(answer.headers(), vendor.origin(), &door);
+    let mut down = headers::down(&answer.headers, vendor.origin(), &door);
+    if reads {
+        headers::label(&mut down, answer.outcome, answer.age);
+    }
     body::down(answer, down, door, forward.method == Method::HEAD)
 }
 
-/// Asks, again where that is safe and may help.
-async fn tries(vendor: &Vendor, forward: &Forward) -> Result<reqwest::Response, Refusal> {
-    let repeats = matches!(forward.method, Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS);
-    let mut pause = FIRST_PAUSE;
-    let mut left = if repeats { TRIES } else { 1 };
-    loop {
-        left -= 1;
-        let budget = vendor.budget();
-        let Ok(slot) = tokio::time::timeout(BUDGET_WAIT, budget.take(Priority::Passthrough)).await else {
-            let wait = budget.full_for(Priority::Passthrough).max(Duration::from_secs(1));
-            let why = "the account's budget of requests is used up but for what its streams need";
-            return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit", why).retry_after(wait));
-        };
-        let told = vendor.forward(forward, slot).await;
-        let again = match &told {
-            Ok(answer) => matches!(answer.status().as_u16(), 502..=504),
-            Err(error) => matches!(error, SellError::Unreachable { .. }),
-        };
-        if !again || left == 0 {
-            return told.map_err(|error| unanswered(&error));
+/// What a caller's `Cache-Control` asks for (RFC 9111, section 5.2.1).
+fn how(headers: &HeaderMap, deadline: Instant) -> How {
+    let words = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let words = words.flat_map(|value| value.split(',')).map(|word| word.trim().to_ascii_lowercase());
+    let mut how = How {
+        priority: Priority::Passthrough,
+        budget_wait: BUDGET_WAIT,
+        max_age: None,
+        past: false,
+        keep: true,
+        deadline,
+    };
+    for word in words {
+        match word.as_str() {
+            "no-cache" => how.past = true,
+            "no-store" => how.keep = false,
+            word => {
+                let age = word.strip_prefix("max-age=").and_then(|age| age.parse().ok()).map(Duration::from_secs);
+                how.past |= age.is_some_and(|age| age.is_zero());
+                how.max_age = age.or(how.max_age);
+            }
         }
-        tokio::time::sleep(pause.mul_f64(crate::chance::rng().random_range(0.0..=1.0))).await;
-        pause *= 2;
     }
+    how
 }
 
-fn unanswered(error: &SellError) -> Refusal {
-    tracing::warn!(error = error as &dyn std::error::Error, "a request at the door got no answer from the vendor");
-    let (code, why) = match error {
-        SellError::Unreachable { .. } => ("bad_gateway", "the vendor is out of reach"),
-        _ => ("unauthorized_account", "the account's own credential cannot be used: `standpipe check` says why"),
-    };
-    Refusal::new(StatusCode::BAD_GATEWAY, code, why)
+fn unanswered(why: Unanswered) -> Refusal {
+    let refusal = |status, code| Refusal::new(status, code, why.to_string());
+    match why {
+        Unanswered::Throttled { wait } => refusal(StatusCode::TOO_MANY_REQUESTS, "rate_limit").retry_after(wait),
+        Unanswered::Unreachable => refusal(StatusCode::BAD_GATEWAY, "bad_gateway"),
+        Unanswered::Late => refusal(StatusCode::GATEWAY_TIMEOUT, "gateway_timeout"),
+        Unanswered::Credential => refusal(StatusCode::BAD_GATEWAY, "unauthorized_account"),
+    }
 }
 
 fn refused(why: Refused) -> Refusal {

@@ -30,7 +30,7 @@ impl Vendor {
     /// Passes a request on with the account's token, and gives the answer's head, whatever its status; the body is still to
     /// be read. A 401 is answered by one new token, where one is to be had, under the budget again. Waits as long as the
     /// vendor takes: the caller sets the deadline. Asks for an answer that is not compressed.
-    pub async fn forward(&self, forward: &Forward, slot: Slot) -> Result<Response, SellError> {
+    pub async fn forward(&self, forward: &Forward, priority: Priority, slot: Slot) -> Result<Response, SellError> {
         let bearer = self.0.authorizer.bearer(self).await?;
         let answer = self.pass(forward, &bearer, slot).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
@@ -38,7 +38,7 @@ impl Vendor {
         }
         match self.0.authorizer.after_refusal(&bearer, self).await? {
             Some(other) => {
-                let slot = self.budget().take(Priority::Passthrough).await;
+                let slot = self.budget().take(priority).await;
                 self.pass(forward, &other, slot).await
             }
             None => Ok(answer),

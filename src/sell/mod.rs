@@ -20,3 +20,12 @@ pub use client::{Answer, Call, Vendor};
 pub use error::{SellDisposition, SellError};
 pub use firehose::{Poll, StreamListed, page, page_limit};
 pub use forward::Forward;
+
+/// The resource of a stream or of a list, as events name it: `activities` carries `activity`.
+#[must_use]
+pub fn singular(plural: &str) -> String {
+    match plural.strip_suffix("ies") {
+        Some(stem) => format!("{stem}y"),
+        None => plural.strip_suffix('s').unwrap_or(plural).to_owned(),
+    }
+}

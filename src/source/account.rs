@@ -24,7 +24,7 @@ use crate::config::DialectChoice;
 use crate::event::ports::{Dialect, LedgerError, StreamBook, StreamRow, StreamState};
 use crate::event::{StreamKey, StreamName};
 use crate::sell::wire::{LIVE_STREAMS, Wanted};
-use crate::sell::{SellDisposition, SellError, StreamListed, Vendor};
+use crate::sell::{SellDisposition, SellError, StreamListed, Vendor, singular};
 use crate::telemetry::causes;
 use crate::telemetry::metrics::{CHANNEL_CAPACITY, CHANNEL_DEPTH};
 
@@ -167,6 +167,7 @@ impl<B: StreamBook> Supervisor<B> {
             vendor: config.vendor,
             book: config.book,
             pages: config.pages,
+            witness: config.witness,
             room: config.room,
             clock: config.clock,
             status: config.status,
@@ -399,13 +400,5 @@ fn warn_of_unlisted<B>(shared: &Shared<B>, listed: &[StreamListed]) {
         if !listed.iter().any(|listed| listed.stream.as_str() == name) {
             tracing::warn!(stream = name, "a configured stream is not listed by the vendor");
         }
-    }
-}
-
-/// The resource of a stream, where nothing else tells: `activities` carries `activity`.
-fn singular(stream: &str) -> String {
-    match stream.strip_suffix("ies") {
-        Some(stem) => format!("{stem}y"),
-        None => stream.strip_suffix('s').unwrap_or(stream).to_owned(),
     }
 }

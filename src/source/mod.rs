@@ -18,6 +18,7 @@ mod stream;
 mod tests;
 mod track;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{AccountConfig, StreamStart};
-use crate::event::ports::{Dialect, LedgerDisposition, LedgerError, StreamBook, StreamRow, Submission};
+use crate::event::ports::{Dialect, LedgerDisposition, LedgerError, StreamBook, StreamRow, Submission, Witness};
 use crate::event::{AccountName, Capacity, Position, StreamKey};
 use crate::sell::Vendor;
 use crate::sell::wire::Wanted;
@@ -50,6 +51,8 @@ pub struct SourceConfig<B> {
     pub book: B,
     /// Where pages go.
     pub pages: mpsc::Sender<Submission>,
+    /// Who hears of pages before they go there.
+    pub witness: Option<Arc<dyn Witness>>,
     /// The room in front of the ledger.
     pub room: Capacity,
     /// Whether the ledger's backlog is full: nothing is polled then, loudly.
@@ -138,6 +141,7 @@ struct Shared<B> {
     vendor: Vendor,
     book: B,
     pages: mpsc::Sender<Submission>,
+    witness: Option<Arc<dyn Witness>>,
     room: Capacity,
     clock: Clock,
     status: SourceStatus,

@@ -163,6 +163,9 @@ impl<B: StreamBook> Stream<B> {
         };
         let blocked = Instant::now();
         let pages = self.shared.pages.clone();
+        if let Some(witness) = &self.shared.witness {
+            witness.seen(&page);
+        }
         let sent = self.track.watch(pages.send(Submission { page, room, settled })).await?;
         self.shared.blocked.add(blocked.elapsed());
         sent.map_err(|_| Interrupt::Failed(SourceError::RecorderGone))?;

@@ -72,6 +72,10 @@ pub mod values {
     pub const PASSTHROUGH_OUTCOMES: [&str; 4] = ["answered", "refused", "throttled", "unanswered"];
     /// `outcome` of `vendor_budget_leases_total`.
     pub const LEASE_OUTCOMES: [&str; 3] = ["given", "short", "failed"];
+    /// `outcome` of `passthrough_cache_requests_total`.
+    pub const CACHE_OUTCOMES: [&str; 6] = ["hit", "miss", "shared", "stale", "passed", "unanswered"];
+    /// `cause` of `passthrough_cache_drops_total`.
+    pub const DROP_CAUSES: [&str; 2] = ["event", "write"];
     /// `window` of `vendor_budget_remaining`.
     pub const BUDGET_WINDOWS: [&str; 2] = ["minute", "hour"];
 }
@@ -160,6 +164,12 @@ metrics! {
         "Requests at the passthrough: answered by the vendor, refused, throttled by the budget, unanswered.";
     Histogram PASSTHROUGH_SECONDS = "standpipe_passthrough_seconds" ["account"]
         "Time from a request at the passthrough to the head of its answer.";
+    Counter PASSTHROUGH_CACHE_REQUESTS_TOTAL = "standpipe_passthrough_cache_requests_total" ["account", "outcome"]
+        "Lookups by where their answer came from: hit, miss, shared (with one in flight), stale, passed (never kept), unanswered.";
+    Counter PASSTHROUGH_CACHE_DROPS_TOTAL = "standpipe_passthrough_cache_drops_total" ["account", "cause"]
+        "Changes that made kept answers old, by cause: event, write.";
+    Gauge PASSTHROUGH_CACHE_BYTES = "standpipe_passthrough_cache_bytes" []
+        "Bytes of the vendor's answers that are kept.";
     Gauge SHARD_OWNED = "standpipe_shard_owned" ["shard"]
         "1 while this replica owns the shard.";
     Counter GAPS_TOTAL = "standpipe_gaps_total" ["reason"]

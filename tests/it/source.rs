@@ -134,6 +134,7 @@ async fn no_fault_loses_an_event(dialect: Dialect) {
             config,
             book: ledger.clone(),
             pages: pages.clone(),
+            witness: None,
             room: room.clone(),
             backlog_full: backlog_full.clone(),
             clock: Clock::system(),

@@ -15,6 +15,7 @@ use standpipe::config::{self, Config};
 use standpipe::event::SinkName;
 use standpipe::http::Transport;
 use standpipe::ledger::model::{Lost, Model, Wire, Work};
+use standpipe::lookup::Lookups;
 use standpipe::route::Rules;
 use standpipe::sell::Vendor as SellClient;
 use standpipe::sink::kafka;
@@ -184,12 +185,14 @@ impl Replica {
             clock: clock.clone(),
             transport,
         };
+        let lookups = Lookups::new(&config.passthrough);
         let shared = Shared {
             settings: Arc::new(Settings::over(config, rules, vendors)),
             reloads: None,
             ground,
             instance: self.instance,
             adopt: false,
+            lookups,
             sources: SourceStatus::default(),
             health: Health::default(),
             clock,

@@ -9,6 +9,7 @@
 mod canonical;
 mod element;
 mod live;
+mod record;
 mod reference;
 mod split;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use crate::event::{AccountName, Event, MAX_POSITION_BYTES, Position, Rejected, S
 
 use canonical::Canonical;
 pub use canonical::Unfit;
+pub use record::record;
 pub use reference::{Subscribed, listing, subscribed, subscription};
 
 /// The streams that the live dialect is known to have. Not a closed list: configuration may name others.

@@ -95,6 +95,7 @@ impl Setting {
             config,
             book: self.twin.clone(),
             pages,
+            witness: None,
             room: self.room.clone(),
             backlog_full: is_full,
             clock: Clock::system(),
