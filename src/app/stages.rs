@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ground::Ground;
+use super::lookups::{self, Lookups};
+use super::recent::{Recent, Tap};
 use super::run::Settings;
 use super::shard::Shared;
 use super::tasks::{Ended, Tasks};
@@ -20,9 +22,10 @@ use super::{backlog, copies, looks};
 use crate::chance;
 use crate::config::SinkKind;
 use crate::event::ports::{LedgerDisposition, LedgerError, Ownership, SinkBook as _};
-use crate::event::{AccountName, Capacity, SinkName};
+use crate::event::{AccountName, Capacity, LookUp, SinkName};
 use crate::ledger::{Held, OwnerBook as _, Recorder};
 use crate::route::Fanout;
+use crate::sink::enrich::Enricher;
 use crate::sink::{kafka, webhook};
 use crate::source::{self, Pace, SourceConfig};
 
@@ -192,7 +195,8 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<(Stage
     let config = &shared.settings.config;
     let moved = copies::refuse(shared, owner).await?;
     fail::fail_point!("app::before_stages");
-    let fanout = Fanout::new(owner.shard, shared.ledger().bounds(owner.shard).await?.head);
+    let bounds = shared.ledger().bounds(owner.shard).await?;
+    let fanout = Fanout::new(owner.shard, bounds.head);
     let room = Capacity::new(config.channels.events, config.channels.bytes);
     let (pages, incoming) = mpsc::channel(MAX_PAGES);
     let (backlog_full, backlog_watch) = watch::channel(false);
@@ -205,9 +209,18 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<(Stage
         comparing: Vec::new(),
         moved,
     };
-    for name in config.sinks.keys() {
-        spawn_sink(&mut stages, shared, owner, name, &fanout);
+    let recent = lookups::looked_up(config).map(|(resources, max_age)| Recent::new(resources, max_age));
+    if let Some(recent) = &recent {
+        recent.read_back(shared.ledger(), owner.shard, bounds, shared.clock.now()).await;
     }
+    let lookups: Option<Arc<dyn LookUp>> = recent.clone().map(|recent| -> Arc<dyn LookUp> {
+        let vendors = shared.settings.vendors().clone();
+        Arc::new(Lookups::new(recent, shared.lookups.clone(), vendors, shared.clock.clone()))
+    });
+    for name in config.sinks.keys() {
+        spawn_sink(&mut stages, shared, owner, name, (&fanout, lookups.as_ref()));
+    }
+
     stages.recorder.spawn("recorder", {
         let (ledger, fanout, stop) = (shared.ledger().clone(), fanout.clone(), stages.stop_rest.clone());
         let comparing = std::mem::take(&mut stages.comparing);
@@ -216,7 +229,7 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<(Stage
             // Only now: a sink may have found that the ledger was rewound, and have moved its head.
             let recorder = Recorder::open(&ledger, owner).await?;
             fanout.raise(recorder.head().0);
-            Ok(recorder.run(incoming, fanout, stop).await?)
+            Ok(recorder.run(incoming, Tap { fanout, recent }, stop).await?)
         }
     });
     stages.sinks.spawn("looks", looks::run(shared.clone(), owner.shard, stages.stop_rest.clone()));
@@ -267,12 +280,19 @@ async fn compared(comparing: Vec<oneshot::Receiver<()>>, stop: &CancellationToke
     }
 }
 
-fn spawn_sink<G: Ground>(stages: &mut Stages, shared: &Shared<G>, owner: Ownership, name: &SinkName, fanout: &Fanout) {
+fn spawn_sink<G: Ground>(
+    stages: &mut Stages,
+    shared: &Shared<G>,
+    owner: Ownership,
+    name: &SinkName,
+    (fanout, lookups): (&Fanout, Option<&Arc<dyn LookUp>>),
+) {
     let config = &shared.config().sinks[name];
     let channels = shared.config().channels;
     let feed = fanout.feed(name, Capacity::new(channels.events, channels.bytes), shared.ledger().clone());
     let route: Arc<dyn crate::event::ports::Route> = shared.settings.rules[name].clone();
     let (book, clock, stop) = (shared.ledger().clone(), shared.clock.clone(), stages.stop_rest.clone());
+    let enricher = lookups.and_then(|lookups| Enricher::of(&*route, lookups, name, owner.shard, &clock));
     let task = format!("sink/{name}");
     match &config.kind {
         SinkKind::Kafka(kafka) => {
@@ -292,6 +312,7 @@ fn spawn_sink<G: Ground>(stages: &mut Stages, shared: &Shared<G>, owner: Ownersh
                 start: config.start,
                 dead_letter_retention: config.dead_letter_retention,
                 route,
+                enricher,
                 feed,
                 book,
                 runner,
@@ -313,6 +334,7 @@ fn spawn_sink<G: Ground>(stages: &mut Stages, shared: &Shared<G>, owner: Ownersh
                 start: config.start,
                 dead_letter_retention: config.dead_letter_retention,
                 route,
+                enricher,
                 feed,
                 deliveries: book.clone(),
                 book,

@@ -9,9 +9,13 @@ use serde::Serialize;
 use super::output::{line, printable};
 use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
-use crate::config::{Config, DialectChoice, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig, SinkKind};
+use crate::config::{
+    Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig, SinkKind,
+};
+use crate::event::OnMiss;
 use crate::event::ports::Dialect;
 use crate::route::never_emitted;
+use crate::sell::wire::never_looked_up;
 
 /// `standpipe check`
 #[derive(Clone, Debug, Args)]
@@ -66,6 +70,8 @@ struct SinkReport {
     kind: &'static str,
     guarantee: &'static str,
     order: &'static str,
+    /// What is looked up for its events.
+    enrichment: Vec<String>,
     /// Whether what it delivers is read back and judged; none where that cannot be.
     audit: Option<&'static str>,
 }
@@ -172,13 +178,24 @@ fn sink_report(name: &str, sink: &SinkConfig, audited: bool) -> SinkReport {
     } else {
         "off ([audit] enabled); `standpipe verify` judges when asked"
     });
-    SinkReport { sink: name.to_owned(), kind: sink.kind.as_str(), guarantee, order, audit }
+    let enrichment = sink.enrich.iter().map(enrichment).collect();
+    SinkReport { sink: name.to_owned(), kind: sink.kind.as_str(), guarantee, order, enrichment, audit }
+}
+
+fn enrichment(enrich: &EnrichConfig) -> String {
+    let EnrichConfig { name, lookup, max_age, on_miss, .. } = enrich;
+    let without = match on_miss {
+        OnMiss::Wait => "waits for an answer",
+        OnMiss::Skip => "goes without one",
+        OnMiss::Null => "goes with a null instead of one",
+    };
+    format!("{name} from {lookup}, at most {} old, {without}", humantime::format_duration(*max_age))
 }
 
 /// Whether events of one record always get one key: the template names the record and nothing that changes with the
 /// event.
 fn keeps_records_together(key: &str) -> bool {
-    let changing = ["id", "timestamp", "sequence", "action", "type", "cause", "data", "previous", "meta"];
+    let changing = ["id", "timestamp", "sequence", "action", "type", "cause", "data", "previous", "meta", "enrichment"];
     let words = || key.split(|c: char| !c.is_alphanumeric() && c != '_');
     words().any(|word| word == "record_id") && !words().any(|word| changing.contains(&word))
 }
@@ -217,6 +234,22 @@ fn dialect_warnings(ready: &Ready) -> Vec<String> {
             }
         }
     }
+    for (sink, index, enrich) in config
+        .sinks
+        .iter()
+        .flat_map(|(name, sink)| sink.enrich.iter().enumerate().map(move |(index, enrich)| (name, index, enrich)))
+    {
+        let hints: Option<Vec<String>> = dialects
+            .iter()
+            .map(|(account, dialect)| {
+                never_looked_up(*dialect, &enrich.lookup).map(|hint| format!("{account}: {hint}"))
+            })
+            .collect();
+        if let Some(hints) = hints.filter(|hints| !hints.is_empty()) {
+            let message = format!("no account has `{}` to look up ({})", enrich.lookup, hints.join("; "));
+            warnings.push(config.problem(&format!("sinks.{sink}.enrich[{index}].lookup"), message).to_string());
+        }
+    }
     warnings.extend(ready.rules.values().flat_map(|rules| rules.warnings(&dialects)));
     warnings
 }
@@ -237,6 +270,9 @@ fn text(report: &Report) -> String {
     for sink in &report.sinks {
         say(format_args!("\nsink {} ({}): {}", sink.sink, sink.kind, sink.guarantee));
         say(format_args!("  order: {}", sink.order));
+        for enrichment in &sink.enrichment {
+            say(format_args!("  looks up: {enrichment}"));
+        }
         if let Some(audit) = sink.audit {
             say(format_args!("  audit: {audit}"));
         }
@@ -329,6 +365,27 @@ order = "none"
         assert_eq!(told[1].2, "first deliveries of one record's events arrive in source order");
         assert!(told[2].1.starts_with("at least once, with the same webhook-id"), "{told:?}");
         assert!(told[2].2.starts_with("none"), "{told:?}");
+    }
+
+    #[test]
+    fn check_tells_what_is_looked_up_and_warns_where_no_account_has_it() {
+        let enrich = |lookup: &str| {
+            format!(
+                "[[sinks.ops.enrich]]\nlookup = \"{lookup}\"\nid = \"record_id\"\nas = \"it\"\nmax_age = \"90s\"\n\
+                 on_miss = \"skip\"\n"
+            )
+        };
+        let shown = |lookup: &str| text(&report(&ready(&format!("{CONFIG}{}", enrich(lookup)))));
+        let contacts = shown("contacts");
+        assert!(
+            contacts.contains("  looks up: it from contacts, at most 1m 30s old, goes without one\n"),
+            "{contacts}"
+        );
+        assert!(!contacts.contains("to look up"), "{contacts}");
+        let organizations = shown("organizations");
+        let warning = "f.toml:24: sinks.ops.enrich[0].lookup: no account has `organizations` to look up (acme: the live \
+                       dialect has organizations as contacts";
+        assert!(organizations.contains(warning), "{organizations}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
 use super::check::Checker;
+use super::check_enrich::enrich;
 use super::raw::{RawCommon, RawFormat, RawKafkaOwn, RawNewProducer, RawOrder, RawSink, RawSinkStart, RawWebhookOwn};
 use super::scalar::{PathText, PropertyName, PropertyText, SecretText};
 use super::secret::Secret;
@@ -79,6 +80,7 @@ fn common(name: &str, raw: RawCommon, kind: SinkKind, to: &mut Checker<'_>) -> S
             RawSinkStart::Now => SinkStart::Now,
         },
         dead_letter_retention: raw.dead_letter_retention.0,
+        enrich: enrich(name, raw.enrich, to),
         kind,
     }
 }

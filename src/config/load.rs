@@ -237,6 +237,9 @@ fn note_places(table: &Table, parent: &str, places: &mut IndexMap<String, Origin
                         if item.opaque {
                             hidden.insert(format!("{path}[{index}]"));
                         }
+                        if let Value::Table(table) = &item.value {
+                            note_places(table, &format!("{path}[{index}]"), places, hidden);
+                        }
                     }
                 }
                 if node.opaque {

@@ -10,6 +10,7 @@
 
 mod check;
 mod check_account;
+mod check_enrich;
 mod check_sink;
 mod document;
 mod environment;

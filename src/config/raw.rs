@@ -265,6 +265,7 @@ words!(RawSinkStart { Oldest = "oldest", Now = "now" });
 words!(RawFormat { Event = "event" });
 words!(RawNewProducer { OnDoubt = "on-doubt", EveryTransaction = "every-transaction" });
 words!(RawOrder { Record = "record", None = "none" });
+words!(RawOnMiss { Wait = "wait", Skip = "skip", Null = "null" });
 words!(RawLogFormat { Auto = "auto", Json = "json", Text = "text" });
 words!(KafkaTag { Kafka = "kafka" });
 words!(WebhookTag { Webhook = "webhook" });
@@ -290,6 +291,31 @@ pub(super) struct RawCommon {
     pub format: RawFormat,
     /// How long dead letters are kept.
     pub dead_letter_retention: DurationText,
+    /// Records that are looked up for every event that the sink takes, and delivered with it.
+    pub enrich: Vec<RawEnrich>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEnrich {
+    /// A resource of the Core API, as it stands in paths: `contacts`. Must be given.
+    pub lookup: Option<String>,
+    /// CEL over the event: the id of the record, a list of ids, or null where there is nothing to look up. Must be given.
+    pub id: Option<String>,
+    /// The name under `enrichment`: `[a-z][a-z0-9_]{0,31}`. Must be given.
+    pub r#as: Option<String>,
+    /// The members of the record that are delivered; left out = the whole record.
+    pub fields: Option<Vec<String>>,
+    /// How old an answer may be: what the stream or the cache holds is used as long as it is younger.
+    pub max_age: DurationText,
+    /// When the vendor gives no answer: `wait` for it, deliver without (`skip`), or with a `null` in its place.
+    pub on_miss: RawOnMiss,
+}
+
+impl Default for RawEnrich {
+    fn default() -> Self {
+        Self { lookup: None, id: None, r#as: None, fields: None, max_age: minutes(10), on_miss: RawOnMiss::Wait }
+    }
 }
 
 impl Default for RawCommon {
@@ -300,6 +326,7 @@ impl Default for RawCommon {
             start: RawSinkStart::Oldest,
             format: RawFormat::Event,
             dead_letter_retention: days(30),
+            enrich: Vec::new(),
         }
     }
 }

@@ -127,6 +127,9 @@ fn collect(schema: &Value, path: &str, section: &str, rows: &mut Vec<Reference>)
         let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match shape(value) {
             Shape::Table(_) => tables.push((value, inner.clone(), format!("[{inner}]"))),
+            Shape::List(items) if matches!(shape(items), Shape::Table(_)) => {
+                tables.push((items, inner.clone(), format!("[[{inner}]]")));
+            }
             Shape::Named { pattern: NAME_PATTERN, value: entry } => {
                 let inner = format!("{inner}.NAME");
                 match shape(entry) {
@@ -149,6 +152,10 @@ fn collect(schema: &Value, path: &str, section: &str, rows: &mut Vec<Reference>)
         }
     }
     for (schema, path, section) in tables {
+        // A table that several kinds of sinks have is told once.
+        if rows.iter().any(|row| row.section == section) {
+            continue;
+        }
         collect(schema, &path, &section, rows);
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::raw::RawConfig;
 use super::*;
+use crate::event::OnMiss;
 
 /// The least that loads.
 const LEAST: &str = r#"
@@ -84,6 +85,7 @@ fn default_toml_documents_every_key_with_its_default() {
     let document: toml_edit::DocumentMut = uncommented().parse().unwrap();
     let names = |section: &str| {
         let section = section.replace("[sinks.NAME.breaker]", "[sinks.webhook.breaker]");
+        let section = section.replace("[[sinks.NAME.enrich]]", "[sinks.kafka.enrich]");
         let (table, kind) = section.split_once("] type = ").unwrap_or((&section, ""));
         let name = kind.trim_matches('"');
         let table = table.trim_matches(['[', ']']);
@@ -93,7 +95,11 @@ fn default_toml_documents_every_key_with_its_default() {
         let mut table: &dyn toml_edit::TableLike = document.as_table();
         for part in names(&row.section).split('.').filter(|part| !part.is_empty()) {
             let item = table.get(part).unwrap_or_else(|| panic!("{} is not documented", row.section));
-            table = item.as_table_like().unwrap();
+            let first = item.as_array_of_tables().and_then(|tables| tables.get(0));
+            table = match first {
+                Some(table) => table,
+                None => item.as_table_like().unwrap(),
+            };
         }
         let item = table.get(&row.key).unwrap_or_else(|| panic!("{} {} is not documented", row.section, row.key));
         assert!(!row.meaning.is_empty(), "{} {} has no meaning", row.section, row.key);
@@ -200,10 +206,35 @@ fn what_later_versions_take_is_refused_by_name() {
         &kafka("format = \"cloudevents\""),
         &webhook("after = \"crm\""),
         &webhook("coalesce = \"latest\""),
-        &kafka("[sinks.crm.enrich]\nx = 1"),
     ] {
         assert!(error(more).contains("not in this version of standpipe yet"), "{more}");
     }
+}
+
+#[test]
+fn lookups_are_typed_and_each_mistake_has_its_line() {
+    let enrich = |more: &str| format!("[[sinks.crm.enrich]]\nlookup = \"contacts\"\nid = \"record_id\"\n{more}");
+    let Loaded { config, shown, .. } =
+        loaded(&kafka(&enrich("as = \"contact\"\nfields = [\"id\"]\non_miss = \"null\"\n")));
+    let known = &config.sinks["crm"].enrich[0];
+    assert_eq!((known.lookup.as_str(), known.name.as_str(), known.on_miss), ("contacts", "contact", OnMiss::Null));
+    assert_eq!((known.fields.as_deref(), known.max_age), (Some(&["id".to_owned()][..]), Duration::from_mins(10)));
+    assert!(shown.contains("lookup = \"contacts\""), "{shown}");
+    let errors = |more: &str| errors(&with(&kafka(more))).join("\n");
+    let two = enrich("as = \"contact\"\n");
+    assert!(errors(&format!("{two}{two}")).contains("enrich[1].as: `contact` is the name of an earlier lookup"));
+    for (more, wrong) in [
+        ("as = \"Contact\"", "enrich[0].as: \"Contact\" is no name"),
+        ("", "enrich[0].as: is missing; for example as = \"contact\""),
+        ("as = \"x\"\nfields = []", "enrich[0].fields: name 1 to 256 members"),
+        ("as = \"x\"\nmax_age = \"1ms\"", "enrich[0].max_age: 1ms is too short"),
+        ("as = \"x\"\non_miss = \"drop\"", "enrich[0].on_miss: \"drop\" is not one of \"wait\", \"skip\", \"null\""),
+        ("as = \"x\"\nfield = [\"id\"]", "enrich[0].field: unknown key; did you mean `fields`?"),
+    ] {
+        assert!(errors(&enrich(more)).contains(wrong), "{more}: {}", errors(&enrich(more)));
+    }
+    assert!(errors("enrich = [{ lookup = \"../deals\", id = \"id\", as = \"x\" }]").contains("is no resource"));
+    assert!(errors("enrich = \"contacts\"").contains("expected a list, found a string"));
 }
 
 #[test]

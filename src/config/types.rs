@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::problem::{Origin, Origins, Problem};
 use super::secret::Secret;
-use crate::event::{AccountName, SinkName};
+use crate::event::{AccountName, OnMiss, SinkName};
 
 /// Everything that is configured.
 #[derive(Clone, Debug)]
@@ -258,8 +258,27 @@ pub struct SinkConfig {
     pub start: SinkStart,
     /// How long dead letters are kept.
     pub dead_letter_retention: Duration,
+    /// What is looked up for its events.
+    pub enrich: Vec<EnrichConfig>,
     /// What it delivers to.
     pub kind: SinkKind,
+}
+
+/// `[[sinks.NAME.enrich]]`
+#[derive(Clone, Debug)]
+pub struct EnrichConfig {
+    /// The resource, as it stands in paths of the Core API: `contacts`.
+    pub lookup: String,
+    /// CEL over the event.
+    pub id: String,
+    /// `as`: the name under `enrichment`.
+    pub name: String,
+    /// The members that are delivered; none = the whole record.
+    pub fields: Option<Vec<String>>,
+    /// How old an answer may be.
+    pub max_age: Duration,
+    /// What happens without an answer.
+    pub on_miss: OnMiss,
 }
 
 // By hand: a header may hold a secret.
@@ -270,6 +289,7 @@ impl fmt::Debug for SinkConfig {
             .field("headers", &self.headers.keys())
             .field("start", &self.start)
             .field("dead_letter_retention", &self.dead_letter_retention)
+            .field("enrich", &self.enrich)
             .field("kind", &self.kind)
             .finish()
     }

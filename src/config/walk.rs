@@ -345,7 +345,7 @@ fn later(path: &str, text: &str) -> Option<String> {
 }
 
 fn unknown<'a>(parent: &str, key: &str, known: impl Iterator<Item = &'a str>) -> String {
-    if parent.starts_with("sinks.") && matches!(key, "after" | "coalesce" | "enrich") {
+    if parent.starts_with("sinks.") && matches!(key, "after" | "coalesce") {
         return format!("`{key}` is not in this version of standpipe yet; leave it out");
     }
     let near = known

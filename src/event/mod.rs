@@ -8,6 +8,7 @@ mod batch;
 pub mod budget;
 mod chain;
 mod delivery;
+mod lookup;
 mod names;
 mod page;
 pub mod ports;
@@ -21,6 +22,7 @@ pub use delivery::{
     AttemptNote, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, KeepDelivery, KeptDelivery, RetryDelivery,
     SeenDelivery,
 };
+pub use lookup::{Answerer, Found, LookUp, LookUpError, LookUps, LookingUp, OnMiss, RecordKey, Wanted};
 pub use names::{AccountName, Epoch, EventType, LedgerId, Seq, Shard, SinkName, StreamKey, StreamName};
 pub use page::{Event, Gap, GapReason, Page, Position, Rejected};
 pub use room::{Capacity, Room};

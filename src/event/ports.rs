@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::{
-    AccountName, Batch, Chain, Epoch, GapReason, LedgerId, Page, Position, Recorded, Room, Seq, Shard, SinkName,
-    StreamKey,
+    AccountName, Batch, Chain, Epoch, Found, GapReason, LedgerId, LookUps, Page, Position, RecordKey, Recorded, Room,
+    Seq, Shard, SinkName, StreamKey,
 };
 
 pub use super::rehydrate::{Delivered, RehydrateBook, Rehydration};
@@ -493,6 +493,8 @@ pub enum Decision {
     Filtered,
     /// It is, under this address.
     Deliver(Address),
+    /// That hangs on what is to be looked up first, or the event is to carry it.
+    LookUp(Box<LookUps>),
 }
 
 /// Where and how one event goes. Topic and key are empty for a webhook.
@@ -520,6 +522,25 @@ pub struct RouteError {
 pub trait Route: Send + Sync + 'static {
     /// Decides. Replays for another sink are `Filtered`; control events are always delivered.
     fn decide(&self, event: &Recorded) -> Result<Decision, RouteError>;
+    /// Whether there are events for which it says `LookUp`.
+    fn looks_up(&self) -> bool {
+        false
+    }
+    /// The event with what was found, as its last member `enrichment`: nothing else of its bytes changes. Where `_found`
+    /// knows nothing of a record, [`Wanted::on_miss`](super::Wanted::on_miss) decides what stands there.
+    fn complete(
+        &self,
+        event: &Recorded,
+        _lookups: &LookUps,
+        _found: &dyn Fn(&RecordKey) -> Option<Found>,
+        _now: OffsetDateTime,
+    ) -> Recorded {
+        event.clone()
+    }
+    /// Decides an event that was completed; never `LookUp`.
+    fn decide_completed(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        self.decide(event)
+    }
     /// Names the rules: what has one name decides one way. None where nothing is known of them.
     fn fingerprint(&self) -> Option<&str> {
         None

@@ -47,6 +47,17 @@ pub enum LookupError {
 }
 
 impl Lookups {
+    /// As [`Lookups::record`] where nobody need be asked for that: what is kept.
+    #[must_use]
+    pub fn kept_record(&self, vendor: &Vendor, resource: &str, id: &str, max_age: Duration) -> Option<Found> {
+        let dialect = vendor.dialect().unwrap_or(Dialect::Reference);
+        let kept = self.0.store.get(&store::key(vendor.account(), &forward(dialect, resource, id)))?;
+        if kept.age() >= max_age || !kept.is_fresh(&self.0.accounts.of(vendor.account())) {
+            return None;
+        }
+        Some(Found { record: wire::record(dialect, &kept.body)?, age: kept.age(), cached: true })
+    }
+
     /// A record of `resource` (Core's path segment: `contacts`), at most `max_age` old, and in no case older than its newest
     /// event that this replica has recorded; none where the vendor knows none. Asks for its part of the budget as
     /// enrichment, and gives up at `deadline`. With a `max_age` of zero the vendor is asked in any case.
@@ -59,20 +70,7 @@ impl Lookups {
         deadline: Instant,
     ) -> Result<Option<Found>, LookupError> {
         let dialect = vendor.dialect().unwrap_or(Dialect::Reference);
-        let version = match dialect {
-            Dialect::Reference => "v3",
-            Dialect::Live => "v2",
-        };
-        let accept = (ACCEPT, HeaderValue::from_static("application/json"));
-        let forward = Forward {
-            api: "core",
-            method: Method::GET,
-            segments: vec![version.to_owned(), resource.to_owned(), id.to_owned()],
-            slash: false,
-            query: None,
-            headers: HeaderMap::from_iter([accept]),
-            body: Bytes::new(),
-        };
+        let forward = forward(dialect, resource, id);
         let how = How {
             priority: Priority::Enrichment,
             budget_wait: deadline.saturating_duration_since(Instant::now()),
@@ -99,5 +97,22 @@ impl Lookups {
         let record = wire::record(dialect, &body).ok_or(LookupError::Unreadable)?;
         let cached = answer.outcome == Outcome::Hit;
         Ok(Some(Found { record, age: answer.age, cached }))
+    }
+}
+
+fn forward(dialect: Dialect, resource: &str, id: &str) -> Forward {
+    let version = match dialect {
+        Dialect::Reference => "v3",
+        Dialect::Live => "v2",
+    };
+    let accept = (ACCEPT, HeaderValue::from_static("application/json"));
+    Forward {
+        api: "core",
+        method: Method::GET,
+        segments: vec![version.to_owned(), resource.to_owned(), id.to_owned()],
+        slash: false,
+        query: None,
+        headers: HeaderMap::from_iter([accept]),
+        body: Bytes::new(),
     }
 }

@@ -25,6 +25,8 @@ struct Members<'e> {
     previous: Option<&'e RawValue>,
     #[serde(borrow)]
     meta: Option<&'e RawValue>,
+    #[serde(borrow)]
+    enrichment: Option<&'e RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,10 +58,11 @@ pub(super) enum Part {
     Stream,
     Sequence,
     Cause,
+    Enrichment,
 }
 
 impl Part {
-    pub(super) const COUNT: usize = 7;
+    pub(super) const COUNT: usize = 8;
 
     /// The part that holds a variable which the ledger's row does not have.
     pub(super) const fn of(variable: Variable) -> Self {
@@ -70,6 +73,7 @@ impl Part {
             Variable::Cause => Self::Cause,
             Variable::Previous => Self::Previous,
             Variable::Meta => Self::Meta,
+            Variable::Enrichment => Self::Enrichment,
             Variable::Data
             | Variable::Id
             | Variable::Type
@@ -89,11 +93,12 @@ impl Part {
             Self::Stream => "meta.stream",
             Self::Sequence => "meta.sequence",
             Self::Cause => "meta.cause",
+            Self::Enrichment => "enrichment",
         }
     }
 
     pub(super) const fn is_object(self) -> bool {
-        matches!(self, Self::Data | Self::Previous | Self::Meta)
+        matches!(self, Self::Data | Self::Previous | Self::Meta | Self::Enrichment)
     }
 }
 
@@ -112,6 +117,7 @@ impl<'e> Body<'e> {
             Part::Stream => self.meta()?.stream,
             Part::Sequence => self.meta()?.sequence,
             Part::Cause => self.meta()?.cause,
+            Part::Enrichment => self.members()?.enrichment,
         };
         Ok(found.map(RawValue::get))
     }

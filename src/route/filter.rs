@@ -59,20 +59,27 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
     Arc::new(env)
 });
 
-/// A compiled filter.
+/// A compiled expression of whatever type.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub(super) struct Expression {
     program: Program,
     uses: Uses,
 }
 
-impl Filter {
-    pub(super) fn compile(text: &str, samples: &[Recorded]) -> Result<Self, Vec<Problem>> {
+/// Why an expression has no value for an event.
+#[derive(Debug)]
+pub(super) struct NoValue {
+    pub(super) why: String,
+    /// Whether only a member is not there that it asks for.
+    pub(super) is_absent: bool,
+}
+
+impl Expression {
+    /// Checked against the event's shape; `names` are those of lookups. `truth` tells why it must be true or false, where it
+    /// must.
+    pub(super) fn compile(text: &str, names: &[Arc<str>], truth: Option<&str>) -> Result<Self, Vec<Problem>> {
         if text.len() > MAX_BYTES {
-            return Err(vec![Problem::new(format!("a filter is at most {MAX_BYTES} bytes long"), 0..0)]);
-        }
-        if text.trim().is_empty() {
-            return Err(vec![Problem::new("an empty filter; leave it out to take every event", 0..0)]);
+            return Err(vec![Problem::new(format!("an expression is at most {MAX_BYTES} bytes long"), 0..0)]);
         }
         let program = ENVIRONMENT.compile(text).map_err(|errors| {
             let problem = |e: &cel::ParseError| Problem::new(syntax_message(&e.msg), place(text, e.pos));
@@ -81,16 +88,44 @@ impl Filter {
         if deeper_than(MAX_DEPTH, program.expression()) {
             return Err(vec![Problem::new(format!("expressions nest deeper than {MAX_DEPTH}"), 0..text.len())]);
         }
-        let mut check = Check { program: &program, uses: Uses::default(), bound: Vec::new(), problems: Vec::new() };
+        let mut check =
+            Check { program: &program, names, uses: Uses::default(), bound: Vec::new(), problems: Vec::new() };
         check.visit(program.expression());
-        check.boolean(program.expression(), "a filter must be true or false");
-        let Check { uses, problems, .. } = check;
-        if !problems.is_empty() {
-            return Err(problems);
+        if let Some(truth) = truth {
+            check.boolean(program.expression(), truth);
         }
-        let filter = Self { program, uses };
+        let Check { uses, problems, .. } = check;
+        if problems.is_empty() { Ok(Self { program, uses }) } else { Err(problems) }
+    }
+
+    /// Its value for an event.
+    pub(super) fn evaluate(&self, event: &Recorded) -> Result<Value, NoValue> {
+        self.evaluate_in(&View::new(event))
+    }
+
+    fn evaluate_in(&self, view: &View<'_>) -> Result<Value, NoValue> {
+        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+        context.set_variable_resolver(view);
+        let result = self.program.execute(&context);
+        result.map_err(|error| NoValue {
+            why: view.failure().map_or_else(|| execution_message(&error), str::to_owned),
+            is_absent: view.failure().is_none() && matches!(error, ExecutionError::NoSuchKey(_)),
+        })
+    }
+}
+
+/// A compiled filter.
+#[derive(Debug)]
+pub(super) struct Filter(Expression);
+
+impl Filter {
+    pub(super) fn compile(text: &str, samples: &[Recorded], names: &[Arc<str>]) -> Result<Self, Vec<Problem>> {
+        if text.trim().is_empty() {
+            return Err(vec![Problem::new("an empty filter; leave it out to take every event", 0..0)]);
+        }
+        let filter = Self(Expression::compile(text, names, Some("a filter must be true or false"))?);
         for sample in samples {
-            if let Ok(result) = filter.evaluate(sample)
+            if let Ok(result) = filter.0.evaluate(sample)
                 && !matches!(result, Value::Bool(_))
             {
                 let message = format!(
@@ -105,12 +140,17 @@ impl Filter {
     }
 
     pub(super) const fn uses(&self) -> Uses {
-        self.uses
+        self.0.uses
+    }
+
+    /// Whether it refuses the event whatever may be looked up.
+    pub(super) fn refuses_before_lookups(&self, event: &Recorded) -> bool {
+        matches!(self.0.evaluate_in(&View::before_lookups(event)), Ok(Value::Bool(false)))
     }
 
     /// Whether the sink takes the event.
     pub(super) fn accepts(&self, event: &Recorded) -> Result<bool, String> {
-        match self.evaluate(event)? {
+        match self.0.evaluate(event).map_err(|no_value| no_value.why)? {
             Value::Bool(truth) => Ok(truth),
             other => Err(format!("it gives {} instead of true or false", type_of(&other))),
         }
@@ -119,7 +159,7 @@ impl Filter {
     /// The event types and resources that the text compares `type` and `resource` with, each with its place.
     pub(super) fn named_types(&self) -> Vec<(NamedType, Range<usize>)> {
         let mut named = Vec::new();
-        let program = &self.program;
+        let program = &self.0.program;
         walk(program.expression(), &mut |expr| {
             let Expr::Call(call) = &expr.expr else { return };
             let operands: Vec<&IdedExpr> = call.target.iter().map(|target| &**target).chain(&call.args).collect();
@@ -145,14 +185,6 @@ impl Filter {
         });
         named
     }
-
-    fn evaluate(&self, event: &Recorded) -> Result<Value, String> {
-        let view = View::new(event);
-        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        context.set_variable_resolver(&view);
-        let result = self.program.execute(&context);
-        result.map_err(|error| view.failure().map_or_else(|| execution_message(&error), str::to_owned))
-    }
 }
 
 /// What a filter names of the source.
@@ -164,6 +196,7 @@ pub(super) enum NamedType {
 
 struct Check<'p> {
     program: &'p Program,
+    names: &'p [Arc<str>],
     uses: Uses,
     /// Variables of the macros around this place.
     bound: Vec<&'p str>,
@@ -218,14 +251,19 @@ impl<'p> Check<'p> {
         {
             return;
         }
-        match Variable::parse(name) {
+        match known_variable(name, self.names) {
             Some(variable) => self.uses.add(variable),
-            None => self.problem(unknown_variable(name), at),
+            None => self.problem(unknown_variable(name, self.names), at),
         }
     }
 
     fn select(&mut self, select: &'p SelectExpr, at: &IdedExpr) {
         self.visit(&select.operand);
+        if variable_of(&select.operand) == Some(Variable::Enrichment)
+            && let Some(message) = unknown_lookup(&select.field, self.names)
+        {
+            self.problem(message, at);
+        }
         if let Some(variable) = variable_of(&select.operand).filter(|v| v.is_text() && !self.bound.contains(&v.name()))
         {
             let (name, field) = (variable.name(), &select.field);
@@ -279,7 +317,7 @@ impl<'p> Check<'p> {
             Expr::Ident(name) if self.bound.contains(&name.as_str()) => return,
             Expr::Ident(name) => match Variable::parse(name) {
                 Some(variable) if variable.is_text() => "text",
-                Some(Variable::Data | Variable::Previous | Variable::Meta) => "an object",
+                Some(Variable::Data | Variable::Previous | Variable::Meta | Variable::Enrichment) => "an object",
                 _ => return,
             },
             Expr::Call(call) => match call.func_name.as_str() {
@@ -304,9 +342,30 @@ impl<'p> Check<'p> {
     }
 }
 
-pub(super) fn unknown_variable(name: &str) -> String {
-    let known = Variable::ALL.map(Variable::name);
-    match nearest(name, known) {
+/// A variable, where the sink's events have it.
+pub(super) fn known_variable(name: &str, names: &[Arc<str>]) -> Option<Variable> {
+    Variable::parse(name).filter(|variable| *variable != Variable::Enrichment || !names.is_empty())
+}
+
+/// What is wrong with `enrichment.NAME`, where no lookup has the name.
+pub(super) fn unknown_lookup(name: &str, names: &[Arc<str>]) -> Option<String> {
+    if names.is_empty() || names.iter().any(|known| **known == *name) {
+        return None;
+    }
+    let known = names.iter().map(|name| &**name);
+    Some(match nearest(name, known.clone()) {
+        Some(near) => format!("nothing is looked up as `{name}`; did you mean `{near}`?"),
+        None => format!("nothing is looked up as `{name}`, but {}", known.collect::<Vec<_>>().join(", ")),
+    })
+}
+
+pub(super) fn unknown_variable(name: &str, names: &[Arc<str>]) -> String {
+    if name == Variable::Enrichment.name() {
+        return "`enrichment` is there only where the sink looks something up first: [[sinks.NAME.enrich]]".to_owned();
+    }
+    let known: Vec<&str> =
+        Variable::ALL.into_iter().map(Variable::name).filter(|name| known_variable(name, names).is_some()).collect();
+    match nearest(name, known.iter().copied()) {
         Some(near) => format!("unknown variable `{name}`; did you mean `{near}`?"),
         None => format!("unknown variable `{name}`; known are {}", known.join(", ")),
     }
@@ -379,7 +438,7 @@ fn text_of(expr: &IdedExpr) -> Option<&str> {
     }
 }
 
-fn type_of(value: &Value) -> &'static str {
+pub(super) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Bool(_) => "a boolean",
         Value::String(_) => "text",

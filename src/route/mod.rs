@@ -7,10 +7,14 @@
 //! One form exists: the canonical event's bytes as they are. A further one would be rendered here and travel in the
 //! [`Address`](crate::event::ports::Address), so that sinks go on knowing nothing of forms.
 //!
+//! Where a sink looks records up first, its rules say which, and put the answers into the event (`enrich`); the asking is
+//! the sink's. A completed event always gets the same decision, too.
+//!
 //! [`Fanout`] hands committed batches over; for a sink that takes them it waits a moment, for one that does not never
 //! (INV-15).
 
 mod body;
+mod enrich;
 mod error;
 mod fanout;
 mod filter;
@@ -24,5 +28,7 @@ pub use error::RuleError;
 pub use fanout::{Fanout, SinkFeed};
 pub use rules::{Rules, never_emitted};
 
+#[cfg(test)]
+mod enrich_tests;
 #[cfg(test)]
 mod tests;

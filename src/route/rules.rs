@@ -2,14 +2,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
 
+use super::enrich::{self, Enrich};
 use super::error::{Problem, RuleError};
 use super::filter::{Filter, NamedType};
-use super::shape::{resources, samples};
+use super::shape::{Uses, Variable, resources, samples};
 use super::template::{RenderError, Template, topic_problem};
 use crate::config::{SinkConfig, SinkKind};
 use crate::event::ports::{Address, Decision, Dialect, Route, RouteError};
-use crate::event::{AccountName, EventType, Recorded, SinkName};
+use crate::event::{AccountName, EventType, Found, LookUps, RecordKey, Recorded, SinkName};
 
 /// Longest key that is rendered, in bytes.
 const MAX_KEY_BYTES: usize = 16 * 1024;
@@ -30,6 +32,7 @@ pub struct Rules {
     topic: Option<Template>,
     key: Option<Template>,
     headers: Vec<(Arc<str>, Template)>,
+    enrich: Vec<Enrich>,
     fingerprint: Option<String>,
     kinds: RwLock<HashMap<AccountName, HashMap<EventType, Kind>>>,
     kinds_left: std::sync::atomic::AtomicUsize,
@@ -52,18 +55,20 @@ impl Rules {
     fn compiled(sink: &SinkName, config: &SinkConfig, dialects: &[Dialect]) -> Result<Self, Vec<RuleError>> {
         let samples = samples_of(dialects);
         let mut errors = Vec::new();
+        let names: Vec<Arc<str>> = config.enrich.iter().map(|enrich| enrich.name.as_str().into()).collect();
+        let enrich =
+            Enrich::compile(sink, &config.enrich).map_err(|problems| errors.extend(problems)).unwrap_or_default();
         let mut report = |key: &str, text: &str, problems: Vec<Problem>| {
             errors.extend(problems.into_iter().map(|problem| problem.of(sink, key, text)));
         };
 
         let filter_text = config.filter.clone().unwrap_or_default();
-        let filter = config
-            .filter
-            .as_deref()
-            .and_then(|text| Filter::compile(text, &samples).map_err(|problems| report("filter", text, problems)).ok());
+        let filter = config.filter.as_deref().and_then(|text| {
+            Filter::compile(text, &samples, &names).map_err(|problems| report("filter", text, problems)).ok()
+        });
         let taken = taken(filter.as_ref(), &samples);
         let mut template = |key: &str, text: &str, verify: fn(&str) -> Option<String>| {
-            let compiled = Template::compile(text).and_then(|template| {
+            let compiled = Template::compile(text, &names).and_then(|template| {
                 try_on_samples(&template, text, &taken, verify)?;
                 Ok(template)
             });
@@ -97,16 +102,30 @@ impl Rules {
             filter_text,
             topic,
             key,
+            fingerprint: None,
             headers,
-            fingerprint: Some(fingerprint(config)),
+            enrich,
             kinds: RwLock::default(),
             kinds_left: MAX_KINDS.into(),
-        })
+        }
+        .named(config))
+    }
+
+    fn named(self, config: &SinkConfig) -> Self {
+        let looks_up = self.uses().any(|uses| uses.has(Variable::Enrichment));
+        Self { fingerprint: Some(fingerprint(config, looks_up)), ..self }
+    }
+
+    /// What each of its texts uses.
+    fn uses(&self) -> impl Iterator<Item = Uses> {
+        let templates =
+            [&self.topic, &self.key].into_iter().flatten().chain(self.headers.iter().map(|(_, value)| value));
+        self.filter.iter().map(Filter::uses).chain(templates.map(Template::uses))
     }
 
     /// A filter alone, for who looks at events and delivers none: `who` names that one in errors. All errors at once.
     pub fn of_filter(who: &SinkName, filter: &str) -> Result<Self, Vec<RuleError>> {
-        let compiled = on_a_deep_stack(|| Filter::compile(filter, &samples_of(&[]))).map_err(|problems| {
+        let compiled = on_a_deep_stack(|| Filter::compile(filter, &samples_of(&[]), &[])).map_err(|problems| {
             problems.into_iter().map(|problem| problem.of(who, "filter", filter)).collect::<Vec<_>>()
         })?;
         Ok(Self {
@@ -116,6 +135,7 @@ impl Rules {
             topic: None,
             key: None,
             headers: Vec::new(),
+            enrich: Vec::new(),
             fingerprint: None,
             kinds: RwLock::default(),
             kinds_left: MAX_KINDS.into(),
@@ -174,6 +194,52 @@ impl Rules {
         Ok(topic)
     }
 
+    /// Whether the filter can only be asked when everything is looked up.
+    fn filters_late(&self) -> bool {
+        self.filter.as_ref().is_some_and(|filter| filter.uses().has(Variable::Enrichment))
+    }
+
+    /// Where the event goes, without its headers.
+    fn place(&self, event: &Recorded) -> Result<Address, RouteError> {
+        let key = match &self.key {
+            Some(template) => checked("key", template.render(event), key_problem)?,
+            None => String::new(),
+        };
+        Ok(Address { topic: self.topic(event)?, key, headers: Vec::new() })
+    }
+
+    fn address(&self, event: &Recorded) -> Result<Address, RouteError> {
+        let place = self.place(event)?;
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for (name, template) in &self.headers {
+            let what = format!("header {name}");
+            headers.push((Arc::clone(name), checked(&what, template.render(event), header_value_problem)?));
+        }
+        Ok(Address { headers, ..place })
+    }
+
+    /// What is decided without a look at the event's content.
+    fn at_once(&self, event: &Recorded) -> Option<Decision> {
+        match &event.replay {
+            Some(replay) if replay.sink != self.sink => Some(Decision::Filtered),
+            _ if event.is_control() => Some(Decision::Deliver(Address::default())),
+            _ => None,
+        }
+    }
+
+    /// What must be looked up before the event can be delivered.
+    fn lookups(&self, event: &Recorded) -> Result<Option<LookUps>, RouteError> {
+        let wanted = self.enrich.iter().map(|enrich| enrich.wanted(event)).collect::<Result<Vec<_>, _>>()?;
+        let wanted: Vec<_> = wanted.into_iter().flatten().collect();
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let placed = [&self.topic, &self.key].into_iter().flatten().all(|it| !it.uses().has(Variable::Enrichment));
+        let is_certain = event.replay.is_some() || !self.filters_late();
+        let address = if placed && is_certain { Some(self.place(event)?) } else { None };
+        Ok(Some(LookUps { wanted, address }))
+    }
+
     fn of_kind(&self, event: &Recorded) -> Option<Kind> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         kinds.get(&event.account)?.get(&event.event_type).cloned()
@@ -193,23 +259,51 @@ impl Rules {
 
 impl Route for Rules {
     fn decide(&self, event: &Recorded) -> Result<Decision, RouteError> {
-        match &event.replay {
-            Some(replay) if replay.sink != self.sink => return Ok(Decision::Filtered),
-            _ if event.is_control() => return Ok(Decision::Deliver(Address::default())),
-            None if !self.accepts(event)? => return Ok(Decision::Filtered),
-            // A replay was asked for by name, so no filter can be against it.
-            Some(_) | None => {}
+        if let Some(decision) = self.at_once(event) {
+            return Ok(decision);
         }
-        let key = match &self.key {
-            Some(template) => checked("key", template.render(event), key_problem)?,
-            None => String::new(),
-        };
-        let mut headers = Vec::with_capacity(self.headers.len());
-        for (name, template) in &self.headers {
-            let what = format!("header {name}");
-            headers.push((Arc::clone(name), checked(&what, template.render(event), header_value_problem)?));
+        if self.enrich.is_empty() {
+            return self.decide_completed(event);
         }
-        Ok(Decision::Deliver(Address { topic: self.topic(event)?, key, headers }))
+        // Before anything is looked up for an event that the sink does not take. A replay was asked for by name.
+        if event.replay.is_none() {
+            let refused = match &self.filter {
+                Some(filter) if self.filters_late() => filter.refuses_before_lookups(event),
+                _ => !self.accepts(event)?,
+            };
+            if refused {
+                return Ok(Decision::Filtered);
+            }
+        }
+        match self.lookups(event)? {
+            Some(lookups) => Ok(Decision::LookUp(Box::new(lookups))),
+            None => self.decide_completed(event),
+        }
+    }
+
+    fn looks_up(&self) -> bool {
+        !self.enrich.is_empty()
+    }
+
+    fn complete(
+        &self,
+        event: &Recorded,
+        lookups: &LookUps,
+        found: &dyn Fn(&RecordKey) -> Option<Found>,
+        now: OffsetDateTime,
+    ) -> Recorded {
+        enrich::complete(&self.enrich, event, lookups, found, now)
+    }
+
+    fn decide_completed(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        if let Some(decision) = self.at_once(event) {
+            return Ok(decision);
+        }
+        // A replay was asked for by name, so no filter can be against it.
+        if event.replay.is_none() && !self.accepts(event)? {
+            return Ok(Decision::Filtered);
+        }
+        Ok(Decision::Deliver(self.address(event)?))
     }
 
     fn fingerprint(&self) -> Option<&str> {
@@ -232,8 +326,8 @@ fn samples_of(dialects: &[Dialect]) -> Vec<Recorded> {
 }
 
 /// The first half of SHA-256, in hex, over the texts that decide whether and where an event goes, each with its length
-/// before it.
-fn fingerprint(config: &SinkConfig) -> String {
+/// before it. What is looked up decides where a rule asks for it.
+fn fingerprint(config: &SinkConfig, looks_up: bool) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update((text.len() as u64).to_be_bytes());
@@ -247,6 +341,11 @@ fn fingerprint(config: &SinkConfig) -> String {
     for (name, text) in &config.headers {
         add(name);
         add(text);
+    }
+    for enrich in config.enrich.iter().filter(|_| looks_up) {
+        add(&enrich.name);
+        add(&enrich.lookup);
+        add(&enrich.id);
     }
     hash.finalize().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
         text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));

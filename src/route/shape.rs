@@ -23,10 +23,12 @@ pub(super) enum Variable {
     Data,
     Previous,
     Meta,
+    /// What was looked up; only where the sink looks anything up.
+    Enrichment,
 }
 
 impl Variable {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Id,
         Self::Type,
         Self::Timestamp,
@@ -40,6 +42,7 @@ impl Variable {
         Self::Data,
         Self::Previous,
         Self::Meta,
+        Self::Enrichment,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -57,6 +60,7 @@ impl Variable {
             Self::Data => "data",
             Self::Previous => "previous",
             Self::Meta => "meta",
+            Self::Enrichment => "enrichment",
         }
     }
 
@@ -66,7 +70,7 @@ impl Variable {
 
     /// Whether it is text in every event, so that it has no members.
     pub(super) const fn is_text(self) -> bool {
-        !matches!(self, Self::Sequence | Self::Cause | Self::Data | Self::Previous | Self::Meta)
+        !matches!(self, Self::Sequence | Self::Cause | Self::Data | Self::Previous | Self::Meta | Self::Enrichment)
     }
 
     /// The text, where the ledger's row has it apart from the body.
@@ -84,7 +88,8 @@ impl Variable {
             | Self::Cause
             | Self::Data
             | Self::Previous
-            | Self::Meta => None,
+            | Self::Meta
+            | Self::Enrichment => None,
         }
     }
 

@@ -14,7 +14,7 @@ use minijinja::value::Object;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 
 use super::error::Problem;
-use super::filter::unknown_variable;
+use super::filter::{known_variable, unknown_lookup, unknown_variable};
 use super::shape::{Uses, Variable};
 use super::view::View;
 use crate::event::Recorded;
@@ -46,7 +46,8 @@ enum Piece {
 const NAME: &str = "rule";
 
 impl Template {
-    pub(super) fn compile(text: &str) -> Result<Self, Vec<Problem>> {
+    /// `names` are those of lookups.
+    pub(super) fn compile(text: &str, names: &[Arc<str>]) -> Result<Self, Vec<Problem>> {
         if text.len() > MAX_BYTES {
             return Err(vec![Problem::new(format!("a template is at most {MAX_BYTES} bytes long"), 0..0)]);
         }
@@ -66,7 +67,7 @@ impl Template {
 
         let globals: BTreeSet<String> = environment.globals().map(|(name, _)| name.to_owned()).collect();
         let undeclared: BTreeSet<String> = template.undeclared_variables(false).into_iter().collect();
-        let mut check = Check { text, undeclared: &undeclared, globals: &globals, problems: Vec::new() };
+        let mut check = Check { text, names, undeclared: &undeclared, globals: &globals, problems: Vec::new() };
         statement(&tree, &mut |expr| check.visit(expr));
         if !check.problems.is_empty() {
             return Err(check.problems);
@@ -112,7 +113,7 @@ impl Template {
                 let record = value.get_attr(resource).unwrap_or_default();
                 Value::from_pairs([(resource, AnyRecord::of(record, &guessed))])
             }
-            Variable::Previous | Variable::Meta => AnyRecord::of(value, &guessed),
+            Variable::Previous | Variable::Meta | Variable::Enrichment => AnyRecord::of(value, &guessed),
             _ => value,
         });
         if guessed.load(Ordering::Relaxed) { Ok(None) } else { rendered.map(Some) }
@@ -218,6 +219,7 @@ const fn in_row(variable: Variable) -> bool {
 
 struct Check<'c> {
     text: &'c str,
+    names: &'c [Arc<str>],
     undeclared: &'c BTreeSet<String>,
     globals: &'c BTreeSet<String>,
     problems: Vec<Problem>,
@@ -228,13 +230,19 @@ impl Check<'_> {
         let at = range(expr.span());
         match expr {
             Expr::Var(name) => {
-                let known = Variable::parse(name.id).is_some() || self.globals.contains(name.id);
+                let known = known_variable(name.id, self.names).is_some() || self.globals.contains(name.id);
                 if !known && self.undeclared.contains(name.id) {
-                    self.problems.push(Problem::new(unknown_variable(name.id), at));
+                    self.problems.push(Problem::new(unknown_variable(name.id, self.names), at));
                 }
             }
             Expr::GetAttr(member) => {
                 let Expr::Var(name) = &member.expr else { return };
+                if name.id == Variable::Enrichment.name()
+                    && self.undeclared.contains(name.id)
+                    && let Some(message) = unknown_lookup(member.name, self.names)
+                {
+                    self.problems.push(Problem::new(message, whole_path(self.text, at.clone())));
+                }
                 let text = Variable::parse(name.id).is_some_and(Variable::is_text);
                 if text && self.undeclared.contains(name.id) {
                     let message = format!("`{}` is text and has no member `{}`", name.id, member.name);

@@ -11,14 +11,15 @@ use crate::config::{KafkaConfig, NewProducer, SinkConfig, SinkKind, SinkStart};
 use crate::event::ports::{Address, Decision, Dialect, Route, RouteError};
 use crate::event::{Chain, ContentHash, Recorded, Replay, Seq, SinkName};
 
-const DEFAULT_KEY: &str = "{{ account }}/{{ resource }}/{{ record_id }}";
+pub(super) const DEFAULT_KEY: &str = "{{ account }}/{{ resource }}/{{ record_id }}";
 
-fn config(filter: Option<&str>, topic: &str, key: &str, headers: &[(&str, &str)]) -> SinkConfig {
+pub(super) fn config(filter: Option<&str>, topic: &str, key: &str, headers: &[(&str, &str)]) -> SinkConfig {
     SinkConfig {
         filter: filter.map(str::to_owned),
         headers: headers.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
         start: SinkStart::Oldest,
         dead_letter_retention: Duration::from_hours(720),
+        enrich: Vec::new(),
         kind: SinkKind::Kafka(KafkaConfig {
             brokers: "127.0.0.1:9092".to_owned(),
             topic: topic.to_owned(),
@@ -45,7 +46,7 @@ fn key(text: &str) -> Result<Rules, Vec<RuleError>> {
     compile(&config(None, "sell.{{ resource }}", text, &[]))
 }
 
-fn event(event_type: &str, record: &str, rest: &str) -> Recorded {
+pub(super) fn event(event_type: &str, record: &str, rest: &str) -> Recorded {
     let resource = event_type.split('.').next().unwrap();
     let body = format!(
         r#"{{"id":"e-1","type":"{event_type}","timestamp":"2024-02-14T10:30:00+01:00","data":{{"{resource}":{record}}},{rest}"meta":{{"account":"acme","stream":"deals","sequence":7}}}}"#

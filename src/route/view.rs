@@ -21,16 +21,24 @@ pub(super) struct View<'e> {
     body: Body<'e>,
     decoded: [OnceLock<Option<Box<dyn Val + 'e>>>; Part::COUNT],
     failure: OnceLock<String>,
+    /// Whether what is looked up is not known yet: then it is no variable at all.
+    before: bool,
 }
 
 impl<'e> View<'e> {
     pub(super) fn new(event: &'e Recorded) -> Self {
         Self {
+            before: false,
             event,
             body: Body::new(&event.body),
             decoded: [const { OnceLock::new() }; Part::COUNT],
             failure: OnceLock::new(),
         }
+    }
+
+    /// Before anything is looked up: what asks for that fails.
+    pub(super) fn before_lookups(event: &'e Recorded) -> Self {
+        Self { before: true, ..Self::new(event) }
     }
 
     /// Why a part of the body could not be decoded: CEL itself can only say that the variable is not there.
@@ -70,7 +78,8 @@ fn unreadable(part: Part, why: &str) -> String {
 
 impl VariableResolver for View<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
-        let variable = Variable::parse(variable)?;
+        let variable =
+            Variable::parse(variable).filter(|variable| *variable != Variable::Enrichment || !self.before)?;
         match variable.of_row(self.event) {
             Some(text) => Some(CowVal::owned(CelString::from(text))),
             None => self.filter_value(Part::of(variable)).map(CowVal::Borrowed),

@@ -58,6 +58,8 @@ pub mod values {
     pub const SINK_OUTCOMES: [&str; 5] = ["delivered", "filtered", "skipped", "truncated", "dead-letter"];
     /// `state` of `sink_state`.
     pub const SINK_STATES: [&str; 6] = ["starting", "running", "retrying", "paused", "disabled", "halted"];
+    /// `outcome` of `enrichment_lookups_total`.
+    pub const LOOKUP_OUTCOMES: [&str; 4] = ["stream", "cache", "vendor", "missed"];
     /// `outcome` of `kafka_transactions_total`.
     pub const TRANSACTION_OUTCOMES: [&str; 2] = ["committed", "discarded"];
     /// `outcome` of `audit_events_total`.
@@ -134,6 +136,12 @@ metrics! {
         "Recorded events that the sink has not taken.";
     Gauge SINK_LAG_SECONDS = "standpipe_sink_lag_seconds" ["sink", "shard"]
         "Age of the oldest recorded event that the sink has not taken.";
+    Counter ENRICHMENT_LOOKUPS_TOTAL = "standpipe_enrichment_lookups_total" ["sink", "outcome"]
+        "Records that a sink looked up for its events, by who answered: stream, cache, vendor; or missed.";
+    Histogram ENRICHMENT_SECONDS = "standpipe_enrichment_seconds" ["sink"]
+        "Time that the lookups of an event, or of events that go together, took.";
+    Gauge ENRICHMENT_WAITING = "standpipe_enrichment_waiting" ["sink", "shard"]
+        "1 while events wait because a lookup has no answer.";
     Histogram END_TO_END_SECONDS = "standpipe_end_to_end_seconds" ["sink"]
         "Time from the commit of an event's page to its delivery.";
     Gauge SINK_STATE = "standpipe_sink_state" ["sink", "shard", "state"]

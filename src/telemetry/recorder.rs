@@ -139,6 +139,7 @@ mod tests {
 
     const CONFIG: &str = "deployment = \"t\"\n[ledger]\nurl = \"embedded\"\nshards = 2\n[accounts.acme]\ntoken = \"t\"\n\
                           [sinks.crm]\ntype = \"kafka\"\nbrokers = \"b:1\"\ntopic = \"t\"\n\
+                          enrich = [{ lookup = \"contacts\", id = \"record_id\", as = \"it\" }]\n\
                           [sinks.ops]\ntype = \"webhook\"\nurl = \"https://h/\"\n\
                           secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n";
 

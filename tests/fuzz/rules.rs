@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use standpipe::config::{DedupeBy, KafkaConfig, NewProducer, SinkConfig, SinkKind, SinkStart};
+use standpipe::config::{DedupeBy, EnrichConfig, KafkaConfig, NewProducer, SinkConfig, SinkKind, SinkStart};
 use standpipe::event::ports::{Decision, Dialect, Route as _};
-use standpipe::event::{Chain, Recorded, Seq, SinkName};
+use standpipe::event::{Chain, OnMiss, Recorded, Seq, SinkName};
 use standpipe::route::{RuleError, Rules};
 use standpipe::sell::wire::Wanted;
 use time::OffsetDateTime;
@@ -223,6 +223,7 @@ fn sink(filter: Option<&str>, topic: &str, key: &str, headers: &[(&str, &str)]) 
         headers: headers.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect(),
         start: SinkStart::Oldest,
         dead_letter_retention: Duration::from_hours(1),
+        enrich: Vec::new(),
         kind: SinkKind::Kafka(KafkaConfig {
             brokers: "k:9092".to_owned(),
             topic: topic.to_owned(),
@@ -256,6 +257,7 @@ fn filter(input: &[u8]) {
     };
     let (event, other) = (event(&mut recipe), event(&mut recipe));
     compared(&mut of_condition, [&event, &other]);
+    looked_up(&text, &event);
     let who = SinkName::from("f");
     let rules = match Rules::of_filter(&who, &text) {
         Ok(rules) => rules,
@@ -266,6 +268,35 @@ fn filter(input: &[u8]) {
     assert_eq!(rules.decide(&event), first, "remembered");
     let anew = Rules::of_filter(&who, &text).unwrap();
     assert_eq!(rules.decide(&other), anew.decide(&other), "what one event leaves behind is nothing to another");
+}
+
+/// The text as the id of a lookup: it names ids that cannot lead anywhere else in a path, or fails on the event alone; and the
+/// completed event holds the event's own bytes.
+fn looked_up(id: &str, event: &Recorded) {
+    let enrich = EnrichConfig {
+        lookup: "contacts".to_owned(),
+        id: id.to_owned(),
+        name: "it".to_owned(),
+        fields: None,
+        max_age: Duration::from_secs(1),
+        on_miss: OnMiss::Null,
+    };
+    let config = SinkConfig { enrich: vec![enrich], ..sink(None, "t", "k", &[]) };
+    let rules = match Rules::compile(&SinkName::from("f"), &config, &[]) {
+        Ok(rules) => rules,
+        Err(errors) => return pointing(&errors),
+    };
+    let decision = rules.decide(event);
+    assert_eq!(rules.decide(event), decision);
+    let Ok(Decision::LookUp(lookups)) = decision else { return };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    assert!((1..=100).contains(&lookups.keys().count()));
+    assert!(lookups.keys().all(|(key, _)| !key.id.is_empty() && key.id.bytes().all(plain)));
+    let completed = rules.complete(event, &lookups, &|_| None, OffsetDateTime::UNIX_EPOCH);
+    let own = event.body.len().saturating_sub(1);
+    assert_eq!(completed.body[..own], event.body[..own]);
+    let is_json = |body: &[u8]| serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+    assert!(!event.body.starts_with(b"{\"") || !is_json(&event.body) || is_json(&completed.body));
 }
 
 /// A condition over what every event has, as CEL, and whether each of two events meets it.

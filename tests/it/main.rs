@@ -11,6 +11,7 @@ mod budget;
 mod clients;
 mod configuration;
 mod demo;
+mod enrichment;
 mod ground;
 mod kafka;
 mod ledger;

@@ -7,6 +7,7 @@
 //! and no other (INV-5).
 
 mod canonical;
+mod core;
 mod element;
 mod live;
 mod record;
@@ -22,6 +23,7 @@ use crate::config::DedupeBy;
 use crate::event::ports::Dialect;
 use crate::event::{AccountName, Event, MAX_POSITION_BYTES, Position, Rejected, StreamName};
 
+pub use self::core::{event_resource, never_looked_up};
 use canonical::Canonical;
 pub use canonical::Unfit;
 pub use record::record;

@@ -21,9 +21,10 @@ use super::place::{Place, Placed};
 use super::run::Session;
 use super::verify::Stop;
 use crate::config::NewProducer;
-use crate::event::ports::{Delivered, Feed, LedgerError, RehydrateBook, SinkBook, SinkRow};
+use crate::event::ports::{Delivered, Feed, LedgerError, RehydrateBook, SinkBook, SinkRow, SinkState};
 use crate::event::{Batch, Seq};
 use crate::mutant::{Mutant, planted};
+use crate::sink::enrich::Piece;
 
 /// Events of one transaction, at most.
 pub(super) const MAX_EVENTS: usize = 5_000;
@@ -73,6 +74,11 @@ struct Loop<'s, C: Cluster, F, B> {
     rest: Option<(Arc<Batch>, usize)>,
     /// What of that batch was delivered before the ledger lost it.
     skips: HashSet<Delivered>,
+    /// What is looked up for the next events of that batch, and what was.
+    enriching: Option<Pending<Piece>>,
+    piece: Option<Piece>,
+    /// Why the sink waits for it, as was reported.
+    waits: Option<String>,
     kept: Seq,
     keeping: Option<Pending<Result<Seq, LedgerError>>>,
     looking: Option<Pending<Result<SinkRow, LedgerError>>>,
@@ -99,6 +105,9 @@ pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         in_flight: None,
         rest: None,
         skips: HashSet::new(),
+        enriching: None,
+        piece: None,
+        waits: None,
         keeping: None,
         looking: None,
         last_commit: now,
@@ -149,6 +158,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
                     self.kept = kept?;
                     next_keep = Instant::now() + KEEP_EVERY;
                 }
+                piece = done(&mut self.enriching) => self.piece = Some(piece),
                 row = done(&mut self.looking) => self.obey(&row?),
                 batch = self.session.feed.next(self.draft.place.seq), if wants_more => {
                     let batch = batch?;
@@ -186,10 +196,20 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
     async fn take_rest(&mut self) -> Result<(), KafkaSinkError> {
         let room = self.draft.has_room(self.session.limit);
         let Some((batch, at)) = self.rest.take_if(|_| room && self.leaving.is_none()) else { return Ok(()) };
-        let Session { limit, rules, known, settings, .. } = &mut *self.session;
-        let skips = &self.skips;
-        let mut means = Means { max_messages: *limit, rules: &**rules, skips, known, cluster: self.cluster, settings };
+        let Session { limit, rules, known, settings, enricher, .. } = &mut *self.session;
+        if let Some(enricher) = enricher.as_ref().filter(|_| self.piece.is_none()) {
+            if self.enriching.is_none() {
+                let (enricher, rules, batch) = (Arc::clone(enricher), Arc::clone(rules), Arc::clone(&batch));
+                self.enriching = Some(Box::pin(async move { enricher.piece(&*rules, &batch, at).await }));
+            }
+            self.rest = Some((batch, at));
+            return Ok(());
+        }
+        let (skips, piece) = (&self.skips, self.piece.as_mut());
+        let mut means =
+            Means { max_messages: *limit, rules: &**rules, piece, skips, known, cluster: self.cluster, settings };
         let at = self.draft.take(&batch, at, &mut means).await?;
+        self.piece.take_if(|piece| at >= piece.end);
         if at < batch.events.len() {
             self.rest = Some((batch, at));
         }
@@ -239,6 +259,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
             Ok(committed) => committed,
             Err(KafkaSinkError::Doubt { .. }) if planted(Mutant::ProducerKept) => {
                 (self.draft, self.rest) = (Draft::new(self.place.clone()), None);
+                (self.enriching, self.piece) = (None, None);
                 return Ok(());
             }
             Err(error) => {
@@ -296,6 +317,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
 
     async fn every_second(&mut self) -> Result<(), KafkaSinkError> {
         self.tell_lag();
+        self.tell_waits().await?;
         if self.looking.is_none() {
             let (book, sink, owner) = (self.session.book.clone(), self.session.sink.clone(), self.session.owner);
             self.looking = Some(Box::pin(async move { within("looking at a sink", book.row(&sink, owner)).await }));
@@ -306,6 +328,17 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
         if self.last_count.elapsed() >= COUNT_EVERY {
             self.last_count = Instant::now();
             self.count_partitions().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the sink's row say what it waits for, and that it does not any more.
+    async fn tell_waits(&mut self) -> Result<(), LedgerError> {
+        let waits = self.session.enricher.as_ref().and_then(|enricher| enricher.waits());
+        if waits != self.waits {
+            let state = if waits.is_some() { SinkState::Retrying } else { SinkState::Running };
+            self.session.report(state, waits.as_deref()).await?;
+            self.waits = waits;
         }
         Ok(())
     }

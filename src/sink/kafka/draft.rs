@@ -17,6 +17,7 @@ use super::place::Place;
 use super::verify::Stop;
 use crate::event::ports::{Decision, Delivered, LedgerError, NewDeadLetter, Route};
 use crate::event::{Batch, Recorded, Seq};
+use crate::sink::enrich::Piece;
 
 /// Bytes of a transaction, about, at most.
 pub(super) const MAX_BYTES: usize = 8 * 1024 * 1024;
@@ -59,6 +60,8 @@ pub(super) struct Known {
 pub(super) struct Means<'s, C> {
     pub(super) max_messages: usize,
     pub(super) rules: &'s dyn Route,
+    /// What was looked up for them, where the rules want that: no event beyond it is taken.
+    pub(super) piece: Option<&'s mut Piece>,
     pub(super) skips: &'s HashSet<Delivered>,
     pub(super) known: &'s mut Known,
     pub(super) cluster: &'s mut C,
@@ -109,7 +112,8 @@ impl Draft {
         if let Some(void) = batch.void.filter(|void| at == 0 && self.place.seq < void.to) {
             (self.place.seq, self.place.chain) = (void.to, void.chain);
         }
-        while let Some(event) = batch.events.get(at).filter(|_| self.has_room(means.max_messages)) {
+        let end = means.piece.as_ref().map_or(batch.events.len(), |piece| piece.end);
+        while let Some(event) = batch.events.get(at).filter(|_| at < end && self.has_room(means.max_messages)) {
             if event.seq != self.place.seq.next() {
                 return Err(moved(batch, format!("event {} follows {}", event.seq, self.place.seq)));
             }
@@ -120,7 +124,12 @@ impl Draft {
                 at += 1;
                 continue;
             }
-            match means.rules.decide(event) {
+            let completed = means.piece.as_mut().and_then(|piece| piece.take(event.seq));
+            let (decision, body) = match completed {
+                Some(completed) => (completed.decision, Some(completed.event.body)),
+                None => (means.rules.decide(event), None),
+            };
+            match decision {
                 Ok(Decision::Filtered) => self.filtered += 1,
                 Ok(Decision::Deliver(address)) => {
                     let (topic, key, kind) = if event.is_control() {
@@ -133,9 +142,11 @@ impl Draft {
                     } else {
                         let info = topic_info(&topic, kind, means).await?;
                         let message = Outgoing::new(batch, at, topic, key, address.headers);
+                        let message = body.into_iter().fold(message, Outgoing::with_body);
                         self.add(message, info, means.known)?;
                     }
                 }
+                Ok(Decision::LookUp(_)) => self.bury(event, "nobody looks up what its rules want to know".to_owned()),
                 Err(error) => self.bury(event, error.to_string()),
             }
             (self.place.seq, self.place.chain) = (event.seq, event.chain);

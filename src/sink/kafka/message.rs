@@ -1,6 +1,7 @@
 //! The messages of a transaction: whose events they are, their headers, and the stub that stands in for an event that
 //! is larger than the broker takes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub struct Outgoing {
     batch: Arc<Batch>,
     at: usize,
     stub: Option<Bytes>,
+    /// The event with what was looked up for it.
+    enriched: Option<Bytes>,
 }
 
 /// What all messages of one (sink, shard) have in common.
@@ -54,7 +57,18 @@ impl Outgoing {
     /// The event at `at` of a batch, for a topic, under a key. The partition and what precedes it are set later.
     #[must_use]
     pub fn new(batch: &Arc<Batch>, at: usize, topic: Arc<str>, key: String, user: Vec<(Arc<str>, String)>) -> Self {
-        Self { topic, partition: 0, key, prev: Seq::ZERO, repair: None, user, batch: Arc::clone(batch), at, stub: None }
+        Self {
+            topic,
+            partition: 0,
+            key,
+            prev: Seq::ZERO,
+            repair: None,
+            user,
+            batch: Arc::clone(batch),
+            at,
+            stub: None,
+            enriched: None,
+        }
     }
 
     /// The event.
@@ -63,10 +77,17 @@ impl Outgoing {
         &self.batch.events[self.at]
     }
 
-    /// The value: the event's bytes as they are, or its stub.
+    /// With what was looked up for the event as its last member; its own bytes stand before it.
+    #[must_use]
+    pub fn with_body(mut self, body: Bytes) -> Self {
+        self.enriched = (body.len() > self.event().body.len()).then_some(body);
+        self
+    }
+
+    /// The value: the event's bytes as they are, those with what was looked up for it, or its stub.
     #[must_use]
     pub fn value(&self) -> &[u8] {
-        self.stub.as_ref().unwrap_or(&self.event().body)
+        self.stub.as_ref().or(self.enriched.as_ref()).unwrap_or(&self.event().body)
     }
 
     /// Whether a stub stands in for the event.
@@ -79,14 +100,15 @@ impl Outgoing {
     #[must_use]
     pub fn size(&self) -> usize {
         let user: usize = self.user.iter().map(|(name, value)| name.len() + value.len() + 10).sum();
-        // The headers of ours, with their names, hold about 470 bytes beside the id.
-        self.value().len() + self.key.len() + user + self.event().id.len() + 470 + FRAMING
+        // The headers of ours, with their names, hold about 500 bytes beside the id.
+        self.value().len() + self.key.len() + user + self.event().id.len() + 500 + FRAMING
     }
 
     /// Replaces the value by a stub; headers of the configuration go, so that they cannot be what is too large.
     pub fn truncate(&mut self) {
         let stub = stub(self.event());
         self.stub = Some(stub);
+        self.enriched = None;
         self.user.clear();
     }
 
@@ -111,11 +133,24 @@ impl Outgoing {
         if self.is_stub() {
             each("standpipe-truncated", decimal(event.body.len() as u64, &mut digits));
         }
+        if self.enriched.is_some() {
+            each("standpipe-enriched", decimal(event.body.len() as u64, &mut digits));
+        }
         for (name, value) in &self.user {
             if !is_ours(name) {
                 each(name, value.as_bytes());
             }
         }
+    }
+}
+
+/// The event's own bytes in a value that carries what was looked up for it: those up to there are the event's, and its end is
+/// put back. `own` is what `standpipe-enriched` says; a value that does not fit it is taken whole.
+pub(super) fn own_bytes(value: &[u8], own: Option<usize>) -> Cow<'_, [u8]> {
+    let kept = own.and_then(|own| value.split_at_checked(own.checked_sub(1)?));
+    match kept {
+        Some((event, rest)) if rest.starts_with(b",\"enrichment\":{") => Cow::Owned([event, b"}"].concat()),
+        _ => Cow::Borrowed(value),
     }
 }
 
@@ -262,6 +297,23 @@ mod tests {
         let found = headers(&outgoing("{}", Some(replay)));
         assert!(found.contains(&("standpipe-replay".to_owned(), "18446744073709551615".to_owned())));
         assert!(found.iter().all(|(name, _)| name != "standpipe-repair"));
+    }
+
+    #[test]
+    fn a_message_with_what_was_looked_up_tells_which_of_its_bytes_are_the_events() {
+        let body = r#"{"id":"évent-1","data":{"deal":{"id":7}}}"#;
+        let with = r#"{"id":"évent-1","data":{"deal":{"id":7}},"enrichment":{"contact":null}}"#;
+        let mut out = outgoing(body, None).with_body(Bytes::from(with));
+        assert_eq!(out.value(), with.as_bytes());
+        assert!(headers(&out).contains(&("standpipe-enriched".to_owned(), body.len().to_string())));
+        assert_eq!(&*own_bytes(out.value(), Some(body.len())), body.as_bytes());
+        for own in [None, Some(0), Some(body.len() - 1), Some(with.len()), Some(with.len() + 9)] {
+            assert_eq!(&*own_bytes(with.as_bytes(), own), with.as_bytes(), "{own:?}");
+        }
+        out.truncate();
+        assert!(headers(&out).iter().all(|(name, _)| name != "standpipe-enriched"), "a stub carries nothing");
+        let plain = outgoing(body, None).with_body(Bytes::from(body));
+        assert!(headers(&plain).iter().all(|(name, _)| name != "standpipe-enriched"), "nothing was found");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::event::ports::{
 };
 use crate::event::{Chain, Seq, SinkName};
 use crate::mutant::{Mutant, planted};
+use crate::sink::enrich::Enricher;
 
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
@@ -54,6 +55,7 @@ pub(super) struct Start<'s, B> {
     pub(super) owner: Ownership,
     pub(super) begin: SinkStart,
     pub(super) rules: &'s dyn Route,
+    pub(super) enricher: Option<&'s Enricher>,
     pub(super) runner: &'s Runner,
     /// By the wall clock.
     pub(super) now: OffsetDateTime,

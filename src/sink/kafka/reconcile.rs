@@ -25,8 +25,9 @@ use super::partition::partition_of;
 use super::place::{Place, Start};
 use super::proof::{TopicHeld, Way, way};
 use super::verify::Stop;
-use crate::event::ports::{ChainAt, Excuses, Feed, LedgerError, Reconcile, ShardBounds, SinkBook};
+use crate::event::ports::{ChainAt, Decision, Excuses, Feed, LedgerError, Reconcile, Route, ShardBounds, SinkBook};
 use crate::event::{Chain, GapReason, Seq};
+use crate::sink::enrich::Enricher;
 
 /// Messages of one transaction, at most.
 const MAX_MESSAGES: usize = 1_000;
@@ -100,7 +101,10 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
         for (index, event) in batch.events.iter().enumerate().filter(|(_, event)| event.seq <= goal) {
             let Way::To(topic, key, headers) = way(start.rules, start.settings, event) else { continue };
             let info = work.info(cluster, &topic, event.is_control()).await?;
-            let message = Outgoing::new(&batch, index, topic, key, headers);
+            let mut message = Outgoing::new(&batch, index, topic, key, headers);
+            if let Some(enricher) = start.enricher.filter(|_| work.lacks(&message)) {
+                message = complete(start.rules, enricher, message).await;
+            }
             work.take(message, info, start.now, excused(&excuses, event.seq))?;
             if work.messages.len() >= MAX_MESSAGES || work.bytes >= MAX_BYTES {
                 work.commit(&mut producer, kept.to_json()).await?;
@@ -176,15 +180,35 @@ async fn names<F: Feed, B: SinkBook>(
     while at < head {
         let batch = feed.next(at).await?;
         for event in &batch.events {
-            if let Way::To(topic, ..) = way(start.rules, start.settings, event)
-                && !names.contains(&topic)
-            {
-                names.push(topic);
+            match way(start.rules, start.settings, event) {
+                Way::To(topic, ..) if !names.contains(&topic) => names.push(topic),
+                Way::Open => {
+                    let why = "its filter, topic or key hang on what was looked up when it delivered, so that nobody can \
+                               tell where its events should be: choose with `standpipe sinks seek` where it goes on";
+                    return Err(Stop::Reconcile { why: why.to_owned() }.into());
+                }
+                _ => {}
             }
         }
         at = batch.to();
     }
     Ok(names)
+}
+
+/// With what its rules look up, as it is now; waits where that must be waited for. An event on which they fail now goes as
+/// it is.
+async fn complete(rules: &dyn Route, enricher: &Enricher, mut message: Outgoing) -> Outgoing {
+    loop {
+        match enricher.one(rules, message.event()).await {
+            Ok(completed) => {
+                if let Ok(Decision::Deliver(address)) = completed.decision {
+                    message.user = address.headers;
+                }
+                return message.with_body(completed.event.body);
+            }
+            Err(wait) => tokio::time::sleep(wait.pause).await,
+        }
+    }
 }
 
 /// The ends of partitions as far as the ledger does not tell them: what lies before `from`.
@@ -253,6 +277,11 @@ impl Work {
         self.infos.insert(topic.clone(), info);
         self.tails.entry(topic.clone()).or_insert_with(|| Tail::new(info.partitions));
         Ok(info)
+    }
+
+    /// Whether the topic does not hold the message.
+    fn lacks(&self, message: &Outgoing) -> bool {
+        !self.held.get(&message.topic).is_some_and(|topic| topic.seqs.contains(message.event().seq))
     }
 
     /// Passes an event that is there, or gone with good reason; takes one that is missing.

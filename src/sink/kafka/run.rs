@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::config::{KafkaConfig, SinkStart};
 use crate::event::ports::{Feed, LedgerError, Ownership, RehydrateBook, Route, SinkBook, SinkRow, SinkState};
 use crate::event::{LedgerId, Seq, SinkName};
+use crate::sink::enrich::Enricher;
 use crate::sink::retry::Backoff;
 use crate::telemetry::causes;
 
@@ -52,6 +53,8 @@ pub struct KafkaSink<F, B> {
     pub dead_letter_retention: Duration,
     /// Its compiled rules.
     pub route: Arc<dyn Route>,
+    /// Who looks up what they want to know; none where that is nothing.
+    pub enricher: Option<Arc<Enricher>>,
     /// The events.
     pub feed: F,
     /// Its rows in the ledger.
@@ -78,7 +81,9 @@ pub async fn run_on<F: Feed, B: SinkBook + RehydrateBook, C: Cluster>(
     mut cluster: C,
 ) -> Result<(), KafkaSinkError> {
     let meters = Meters::new(&sink.name, sink.owner.shard);
-    let KafkaSink { name, owner, start, dead_letter_retention, route, feed, book, runner, clock, stop, .. } = sink;
+    let KafkaSink {
+        name, owner, start, dead_letter_retention, route, enricher, feed, book, runner, clock, stop, ..
+    } = sink;
     let mut session = Session {
         sink: name,
         owner,
@@ -86,6 +91,7 @@ pub async fn run_on<F: Feed, B: SinkBook + RehydrateBook, C: Cluster>(
         dead_letter_retention,
         settings,
         rules: route,
+        enricher,
         feed,
         book,
         runner,
@@ -154,6 +160,7 @@ pub(super) struct Session<F, B> {
     pub(super) dead_letter_retention: Duration,
     pub(super) settings: Arc<Settings>,
     pub(super) rules: Arc<dyn Route>,
+    pub(super) enricher: Option<Arc<Enricher>>,
     pub(super) feed: F,
     pub(super) book: B,
     runner: Runner,
@@ -189,6 +196,7 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
             owner: self.owner,
             begin: self.start,
             rules: &*self.rules,
+            enricher: self.enricher.as_deref(),
             runner: &self.runner,
             now: self.clock.now(),
             book: &self.book,
@@ -299,7 +307,7 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
         within("looking at a sink", self.book.row(&self.sink, self.owner)).await
     }
 
-    async fn report(&self, state: SinkState, error: Option<&str>) -> Result<(), LedgerError> {
+    pub(super) async fn report(&self, state: SinkState, error: Option<&str>) -> Result<(), LedgerError> {
         self.meters.state(state);
         within("reporting a sink", self.book.report(&self.sink, self.owner, state, error)).await
     }

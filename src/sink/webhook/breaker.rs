@@ -7,6 +7,8 @@ use tokio::time::Instant;
 
 use crate::config::BreakerConfig;
 
+/// The pause after a probe that was not made.
+const NOT_PROBED: Duration = Duration::from_secs(1);
 /// The window is kept in so many parts.
 const PARTS: u32 = 30;
 
@@ -107,6 +109,11 @@ impl Breaker {
         } else {
             self.inner = Inner::Open { until: now + self.config.probe_after };
         }
+    }
+
+    /// The probe was not made after all: another one may be, soon.
+    pub fn not_probed(&mut self, now: Instant) {
+        self.inner = Inner::Open { until: now + NOT_PROBED };
     }
 
     /// Closes with an empty window.

@@ -15,16 +15,17 @@ use super::config::Endpoint;
 use super::error::Standing;
 use super::failing::Failing;
 use super::guard::Guard;
+use super::load::Load;
 use super::meters::Meters;
-use super::outcome::Finished;
+use super::outcome::{Ended, Finished, Nothing};
 use super::pace::Pace;
 use super::pending::{Due, Fate, Pending, Start};
-use super::request::{Message, Sender};
+use super::request::Sender;
 use super::schedule::Schedule;
 use super::watch::{Reading, Reported};
 use super::{WebhookSink, WebhookSinkError};
 use crate::config::SinkStart;
-use crate::event::ports::{Decision, Feed, LedgerError, NewDeadLetter, SinkBook, SinkRow, SinkState};
+use crate::event::ports::{Feed, LedgerError, NewDeadLetter, SinkBook, SinkRow, SinkState};
 use crate::event::{Batch, DeliveryBook, Recorded, Seq};
 use crate::http::Transport;
 use crate::telemetry::trace;
@@ -39,7 +40,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(5);
 const TURN: usize = 256;
 
 /// Why a session ended.
-enum Ended {
+enum Left {
     Stopped,
     Sought(Seq),
 }
@@ -54,7 +55,7 @@ pub(super) struct Driver<'s, F, B, D> {
     pub breaker: Breaker,
     pub pace: Pace,
     pub schedule: Schedule,
-    pub attempts: JoinSet<Finished>,
+    pub attempts: JoinSet<Ended>,
     pub meters: Meters,
     pub batch: Option<(Arc<Batch>, usize)>,
     pub letters: Vec<NewDeadLetter>,
@@ -90,7 +91,7 @@ pub(super) async fn run<F: Feed, B: SinkBook, D: DeliveryBook>(
         match Opened::new(&sink, &row, transport.as_ref()).await? {
             Ok(opened) => {
                 told = None;
-                if let Ended::Stopped = session(&mut sink, opened, row).await? {
+                if let Left::Stopped = session(&mut sink, opened, row).await? {
                     break;
                 }
             }
@@ -188,7 +189,7 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
     sink: &mut WebhookSink<F, B, D>,
     opened: Opened,
     row: SinkRow,
-) -> Result<Ended, WebhookSinkError> {
+) -> Result<Left, WebhookSinkError> {
     let Opened { guard, sender, endpoint, reading, pending, failing, head } = opened;
     let after = pending.cursor();
     let (sender_of_batches, batches) = mpsc::channel(1);
@@ -200,6 +201,7 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         start,
         dead_letter_retention,
         route,
+        enricher,
         feed,
         book,
         deliveries,
@@ -213,6 +215,7 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         start: *start,
         dead_letter_retention: *dead_letter_retention,
         route: Arc::clone(route),
+        enricher: enricher.clone(),
         feed: (),
         book: book.clone(),
         deliveries: deliveries.clone(),
@@ -249,7 +252,7 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
 }
 
 impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
-    async fn drive(mut self, mut batches: mpsc::Receiver<(Arc<Batch>, Seq)>) -> Result<Ended, WebhookSinkError> {
+    async fn drive(mut self, mut batches: mpsc::Receiver<(Arc<Batch>, Seq)>) -> Result<Left, WebhookSinkError> {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stop = self.sink.stop.clone();
@@ -261,17 +264,17 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             let wake = self.wake_at();
             tokio::select! {
                 biased;
-                () = &mut stopped => break Ended::Stopped,
+                () = &mut stopped => break Left::Stopped,
                 _ = looks.tick() => {
                     if let Some(target) = self.look().await? {
-                        break Ended::Sought(target);
+                        break Left::Sought(target);
                     }
                 }
                 Some(finished) = self.attempts.join_next(), if !self.attempts.is_empty() => {
                     let now = self.now();
-                    self.finished(&finished.map_err(WebhookSinkError::Attempt)?, now);
+                    self.ended(&finished.map_err(WebhookSinkError::Attempt)?, now);
                     while let Some(finished) = self.attempts.try_join_next() {
-                        self.finished(&finished.map_err(WebhookSinkError::Attempt)?, now);
+                        self.ended(&finished.map_err(WebhookSinkError::Attempt)?, now);
                     }
                 }
                 Some((batch, head)) = batches.recv(), if self.batch.is_none() => {
@@ -283,7 +286,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             }
         };
         self.wind_up().await?;
-        if let Ended::Sought(target) = ended {
+        if let Left::Sought(target) = ended {
             tracing::info!(sink = %self.sink.name, %target, "the sink is ordered to go on elsewhere");
         }
         Ok(ended)
@@ -294,7 +297,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     async fn wind_up(&mut self) -> Result<(), WebhookSinkError> {
         let deadline = Instant::now() + FINISH_WITHIN.min(self.sink.config.timeout);
         while let Ok(Some(finished)) = tokio::time::timeout_at(deadline, self.attempts.join_next()).await {
-            self.finished(&finished.map_err(WebhookSinkError::Attempt)?, self.now());
+            self.ended(&finished.map_err(WebhookSinkError::Attempt)?, self.now());
         }
         self.attempts.shutdown().await;
         self.write().await?;
@@ -400,8 +403,8 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         let events = self.sink.deliveries.claim(&self.sink.name, self.sink.ownership, &rows).await?;
         for event in events {
             match self.decide(&event) {
-                Ok(Some(message)) => {
-                    self.attempt(Start { seq: event.seq, recorded_at: event.recorded_at, message }, probe);
+                Ok(Some(load)) => {
+                    self.attempt(Start { seq: event.seq, recorded_at: event.recorded_at, load }, probe);
                 }
                 Ok(None) => {
                     self.meters.filtered.increment(1);
@@ -458,7 +461,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             return true;
         }
         match self.decide(event) {
-            Ok(Some(message)) => self.pending.take(event, message, now),
+            Ok(Some(load)) => self.pending.take(event, load, now),
             Ok(None) => {
                 self.meters.filtered.increment(1);
                 self.pending.skip(event.seq);
@@ -473,14 +476,8 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     }
 
     /// What is sent of an event; none where it is not for this sink.
-    fn decide(&self, event: &Recorded) -> Result<Option<Message>, String> {
-        match self.sink.route.decide(event) {
-            Ok(Decision::Filtered) => Ok(None),
-            Ok(Decision::Deliver(address)) => Message::new(event, self.sink.ownership.shard, &address.headers)
-                .map(Some)
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        }
+    fn decide(&self, event: &Recorded) -> Result<Option<Load>, String> {
+        Load::of(event, &*self.sink.route, self.sink.ownership.shard)
     }
 
     fn attempt(&mut self, start: Start, probe: bool) {
@@ -489,15 +486,26 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         }
         let (sender, endpoint) = (self.sender.clone(), Arc::clone(&self.endpoint));
         let span = trace::of_event(
-            start.message.traceparent(),
+            &start.load.traceparent(),
             || info_span!(parent: None, "attempt", sink = %self.sink.name, seq = %start.seq),
         );
+        let (route, enricher) = (Arc::clone(&self.sink.route), self.sink.enricher.clone());
+        let shard = self.sink.ownership.shard;
         let attempt = async move {
+            let Start { seq, recorded_at, load } = start;
+            let message = match load {
+                Load::Message(message) => message,
+                // On the heap: only where something is looked up is an attempt as large as that.
+                load @ Load::LookUp(_) => match Box::pin(load.message(&*route, enricher, shard)).await {
+                    Ok(message) => message,
+                    Err(unsent) => return Ended::Unsent(Nothing { seq, unsent, probe }),
+                },
+            };
             let began = Instant::now();
             fail::fail_point!("webhook::before_send");
-            let answer = sender.attempt(&endpoint, start.message).await;
+            let answer = sender.attempt(&endpoint, message).await;
             fail::fail_point!("webhook::after_send");
-            Finished { seq: start.seq, recorded_at: start.recorded_at, began, answer, probe }
+            Ended::Sent(Finished { seq, recorded_at, began, answer, probe })
         };
         self.attempts.spawn(attempt.instrument(span));
     }

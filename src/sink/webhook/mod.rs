@@ -6,6 +6,9 @@
 //! an event only when it is delivered, filtered, or such a row (INV-10), so that a crash repeats at most what was under
 //! way and one second of cursor.
 //!
+//! Where its rules look records up, an attempt begins with that (`load`): an event that must wait for an answer is a row
+//! like one whose attempt failed, its record's lane waits, and other records go on.
+//!
 //! The parts: `pending` is the state and its bounds, `lanes` the order of one record's events (INV-12), `breaker` and
 //! `pace` spare an endpoint that fails, `driver` is the loop around them, `request`, `sign` and `response` are one
 //! attempt, `connection` is its way there, `guard` keeps it away from addresses that it must not reach.
@@ -19,6 +22,7 @@ mod error;
 mod failing;
 mod guard;
 mod lanes;
+mod load;
 mod meters;
 mod outcome;
 mod pace;
@@ -49,6 +53,7 @@ use crate::config::{SinkStart, WebhookConfig};
 use crate::event::ports::{Feed, Ownership, Route, SinkBook};
 use crate::event::{DeliveryBook, SinkName};
 use crate::http::Transport;
+use crate::sink::enrich::Enricher;
 
 /// A webhook sink in one shard, with everything that it works with.
 pub struct WebhookSink<F, B, D> {
@@ -64,6 +69,8 @@ pub struct WebhookSink<F, B, D> {
     pub dead_letter_retention: Duration,
     /// Its rules.
     pub route: Arc<dyn Route>,
+    /// Who looks up what they want to know; none where that is nothing.
+    pub enricher: Option<Arc<Enricher>>,
     /// The shard's events.
     pub feed: F,
     /// Its row in the ledger.

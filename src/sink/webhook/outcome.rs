@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use rand::RngExt as _;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::driver::Driver;
+use super::load::Unsent;
 use super::pending::{Due, Fate};
 use super::response::{Answer, Verdict};
 use super::schedule::RETRY_AFTER_BOUNDS;
@@ -22,7 +24,57 @@ pub(super) struct Finished {
     pub probe: bool,
 }
 
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It was made.
+    Sent(Finished),
+    /// It was not.
+    Unsent(Nothing),
+}
+
+/// An attempt in which nothing was sent.
+#[derive(Debug)]
+pub(super) struct Nothing {
+    pub seq: Seq,
+    pub unsent: Unsent,
+    pub probe: bool,
+}
+
 impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
+    /// Settles whatever came of an attempt.
+    pub(super) fn ended(&mut self, ended: &Ended, now: Due) {
+        match ended {
+            Ended::Sent(finished) => self.finished(finished, now),
+            Ended::Unsent(nothing) => self.unsent(nothing, now),
+        }
+    }
+
+    /// Of the endpoint nothing was learned, and nothing counts against the event.
+    fn unsent(&mut self, nothing: &Nothing, now: Due) {
+        if nothing.probe {
+            self.breaker.not_probed(now.at);
+        }
+        let seq = nothing.seq;
+        let fate = match &nothing.unsent {
+            Unsent::Filtered => {
+                self.meters.filtered.increment(1);
+                Fate::Done
+            }
+            Unsent::Refused(reason) => {
+                tracing::warn!(sink = %self.sink.name, %seq, reason, "dead letter");
+                self.meters.dead_letter.increment(1);
+                Fate::GivenUp { reason: reason.clone() }
+            }
+            Unsent::Waits(wait) => {
+                // Spread, so that those that wait do not all ask at once.
+                let pause = wait.pause.mul_f64(crate::chance::rng().random_range(1.0..=1.5));
+                Fate::Again { due: later(now, pause), counted: false }
+            }
+        };
+        self.pending.settle(seq, fate, now);
+    }
+
     /// Settles an attempt, in the state only; what must be written is written in the next turn.
     pub(super) fn finished(&mut self, finished: &Finished, now: Due) {
         let delivered = finished.answer.verdict == Verdict::Delivered;

@@ -14,8 +14,8 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::lanes::{self, LaneKey, Lanes};
+use super::load::Load;
 use super::progress::Progress;
-use super::request::Message;
 use crate::config::Order;
 use crate::event::{
     Chain, DeliveryChanges, ExhaustedDelivery, KeepDelivery, KeptDelivery, Recorded, RetryDelivery, SeenDelivery, Seq,
@@ -48,7 +48,7 @@ pub struct Start {
     /// When it was recorded.
     pub recorded_at: OffsetDateTime,
     /// What is sent.
-    pub message: Message,
+    pub load: Load,
 }
 
 /// What becomes of a delivery after an attempt.
@@ -91,7 +91,7 @@ struct Entry {
     failed: u32,
     chain: Option<Chain>,
     recorded_at: OffsetDateTime,
-    message: Option<(Message, usize)>,
+    load: Option<(Load, usize)>,
 }
 
 /// The state; see the module.
@@ -148,7 +148,7 @@ impl Pending {
                     failed: row.attempts,
                     chain: None,
                     recorded_at: row.recorded_at,
-                    message: None,
+                    load: None,
                 },
             );
         }
@@ -195,7 +195,7 @@ impl Pending {
     }
 
     /// Takes an event to deliver.
-    pub fn take(&mut self, event: &Recorded, message: Message, now: Due) {
+    pub fn take(&mut self, event: &Recorded, load: Load, now: Due) {
         let seq = event.seq;
         self.progress.take(seq);
         let lane = self.lane(
@@ -216,7 +216,7 @@ impl Pending {
                 failed: 0,
                 chain: Some(event.chain),
                 recorded_at: event.recorded_at,
-                message: Some((message, size)),
+                load: Some((load, size)),
             },
         );
         self.waiting += 1;
@@ -235,11 +235,11 @@ impl Pending {
         let seq = self.ready.pop_front()?;
         let entry = self.entries.get_mut(&seq)?;
         entry.stage = Stage::Attempting(now);
-        let (message, size) = entry.message.take()?;
+        let (load, size) = entry.load.take()?;
         self.waiting -= 1;
         self.waiting_bytes -= size;
         self.attempting.insert(seq, now);
-        Some(Start { seq, recorded_at: entry.recorded_at, message })
+        Some(Start { seq, recorded_at: entry.recorded_at, load })
     }
 
     /// Whether an event in memory may be attempted.
@@ -348,7 +348,7 @@ impl Pending {
         let (None, Some(chain)) = (entry.version, entry.chain) else { return };
         entry.version = Some(1);
         self.rows += 1;
-        if let Some((_, size)) = entry.message.take() {
+        if let Some((_, size)) = entry.load.take() {
             self.waiting -= 1;
             self.waiting_bytes -= size;
         }

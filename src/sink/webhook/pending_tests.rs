@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
+use super::super::request::Message;
 use super::*;
 use crate::event::{AccountName, ContentHash, EventType, Shard};
 
@@ -68,7 +69,7 @@ impl World {
             self.pending.skip(event.seq);
         } else {
             let message = Message::new(&event, Shard(0), &[]).unwrap();
-            self.pending.take(&event, message, self.now());
+            self.pending.take(&event, Load::Message(message), self.now());
         }
     }
 

@@ -170,7 +170,12 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                 (SinkState::Disabled, self.failing.disabling.clone().or_else(|| self.row.disabled.clone()))
             }
             Some(state) => (state, None),
-            None if breaker == BreakerState::Closed => (SinkState::Running, None),
+            None if breaker == BreakerState::Closed => {
+                match self.sink.enricher.as_ref().and_then(|enricher| enricher.waits()) {
+                    Some(why) => (SinkState::Retrying, Some(why)),
+                    None => (SinkState::Running, None),
+                }
+            }
             None => (SinkState::Retrying, self.reported.error.clone()),
         };
         let now = Some((state, error));

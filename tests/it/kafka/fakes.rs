@@ -463,6 +463,7 @@ pub fn sink(ledger: &FakeLedger, deployment: &str, config: KafkaConfig) -> Kafka
         start: SinkStart::Oldest,
         dead_letter_retention: Duration::from_hours(720),
         route: Arc::new(FakeRoute(config.topic.as_str().into())),
+        enricher: None,
         config,
         feed: FakeFeed { ledger: ledger.clone(), head: ledger.0.head.subscribe(), step: 100 },
         book: ledger.clone(),

@@ -180,6 +180,7 @@ impl World {
         let sink = WebhookSink {
             feed: self.fanout.feed(&name, Capacity::new(events, 64 << 20), self.ledger.clone()),
             route: Arc::new(Everything(name.clone())),
+            enricher: None,
             name,
             ownership: self.ownership(),
             config,

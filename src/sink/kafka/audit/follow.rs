@@ -112,7 +112,7 @@ impl Follower {
                                 seq: seen.seq,
                                 prev: seen.prev,
                                 is_repair: seen.is_repair,
-                                content: (!seen.is_stub).then(|| content(seen.id, seen.chain, seen.value)),
+                                content: (!seen.is_stub).then(|| content(seen.id, seen.chain, &seen.event())),
                             });
                         }
                     }

@@ -7,6 +7,9 @@ use super::super::draft::topic_problem;
 use crate::event::ports::{Decision, Route};
 use crate::event::{Batch, Chain, Recorded, Seq};
 
+/// Stands for a topic that only links can tell.
+const OPEN: u32 = u32::MAX;
+
 /// What the ledger says that Kafka must hold, between two seqs: 16 bytes an event.
 #[derive(Debug)]
 pub(super) struct Expected {
@@ -32,21 +35,29 @@ pub(in super::super) enum Way {
     Filtered,
     /// Nowhere: the rules fail on it.
     DeadLetter,
+    /// Where it goes hangs on what was looked up when it was delivered.
+    Open,
     /// To a topic, under a key, with the headers of the configuration.
     To(Arc<str>, String, Vec<(Arc<str>, String)>),
 }
 
 /// What the sink does with an event, as its loop decides it.
 pub(in super::super) fn way(rules: &dyn Route, settings: &Settings, event: &Recorded) -> Way {
-    match rules.decide(event) {
-        Ok(Decision::Filtered) => Way::Filtered,
-        Ok(Decision::Deliver(address)) if event.is_control() => {
-            Way::To(settings.control_topic.as_str().into(), event.account.to_string(), address.headers)
-        }
-        Ok(Decision::Deliver(address)) if topic_problem(&address.topic).is_none() => {
-            Way::To(address.topic, address.key, address.headers)
-        }
-        Ok(Decision::Deliver(_)) | Err(_) => Way::DeadLetter,
+    let address = match rules.decide(event) {
+        Ok(Decision::Filtered) => return Way::Filtered,
+        Ok(Decision::Deliver(address)) => address,
+        Ok(Decision::LookUp(lookups)) => match lookups.address {
+            Some(address) => address,
+            None => return Way::Open,
+        },
+        Err(_) => return Way::DeadLetter,
+    };
+    if event.is_control() {
+        Way::To(settings.control_topic.as_str().into(), event.account.to_string(), address.headers)
+    } else if topic_problem(&address.topic).is_none() {
+        Way::To(address.topic, address.key, address.headers)
+    } else {
+        Way::DeadLetter
     }
 }
 
@@ -77,6 +88,7 @@ impl Expected {
             match way(rules, settings, event) {
                 Way::Filtered => self.filtered += 1,
                 Way::DeadLetter => self.dead_letters += 1,
+                Way::Open => self.place[at] = OPEN,
                 Way::To(topic, key, _) => {
                     self.place[at] = self.number(topic);
                     self.keys[at] = quarter(key.as_bytes());
@@ -98,9 +110,9 @@ impl Expected {
         u32::try_from(at + 1).unwrap_or(0)
     }
 
-    /// Whether the present rules are those by which the event was delivered.
+    /// Whether the present rules are those by which the event was delivered, and tell where it went.
     pub(super) fn is_ruled(&self, seq: Seq) -> bool {
-        self.rules_after.is_some_and(|after| seq > after)
+        self.rules_after.is_some_and(|after| seq > after) && self.at(seq).is_none_or(|at| self.place[at] != OPEN)
     }
 
     /// The topic that the rules name for an event.
@@ -124,7 +136,7 @@ impl Expected {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Seq, &Arc<str>)> {
         (self.from.0..).zip(&self.place).filter_map(|(seq, number)| {
             let at = usize::try_from(*number).ok()?.checked_sub(1)?;
-            Some((Seq(seq), &self.topics[at]))
+            Some((Seq(seq), self.topics.get(at)?))
         })
     }
 }

@@ -113,7 +113,7 @@ impl Judge {
         }
         let is_ours = !expected.is_ruled(seen.seq) || expected.topic(seen.seq) == Some(name);
         let agrees = expected
-            .agrees(seen.seq, seen.id, seen.chain, seen.value)
+            .agrees(seen.seq, seen.id, seen.chain, &seen.event())
             .map(|content| content && (expected.topic(seen.seq) != Some(name) || expected.has_key(seen.seq, seen.key)));
         match agrees {
             None => proof.unknown += 1,
@@ -131,7 +131,7 @@ impl Judge {
                 id: seen.id.to_owned(),
                 chain: seen.chain.to_owned(),
                 key: seen.key.to_vec(),
-                value: digest(seen.value),
+                value: digest(&seen.event()),
                 is_stub: seen.is_stub,
             }),
             Some(false) => proof.found(finding(Fault::Altered, "it does not say what the ledger says".to_owned())),

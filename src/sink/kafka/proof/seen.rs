@@ -1,9 +1,11 @@
 //! A message as anyone can read it.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use rdkafka::message::{BorrowedMessage, Message as _};
 
+use super::super::message::own_bytes;
 use super::super::read::header;
 use crate::event::Seq;
 
@@ -31,6 +33,8 @@ pub struct Seen<'m> {
     pub is_repair: bool,
     /// Whether a stub stands in for the event (`standpipe-truncated`).
     pub is_stub: bool,
+    /// How many bytes its event has, where what was looked up stands behind them (`standpipe-enriched`).
+    pub own_bytes: Option<usize>,
     /// The key.
     pub key: &'m [u8],
     /// The value.
@@ -38,6 +42,12 @@ pub struct Seen<'m> {
 }
 
 impl<'m> Seen<'m> {
+    /// What it says of the event, without what was looked up for it: of that the ledger knows nothing.
+    #[must_use]
+    pub fn event(&self) -> Cow<'m, [u8]> {
+        own_bytes(self.value, self.own_bytes)
+    }
+
     /// None where it is of another ledger or shard, or of nobody's.
     pub(in super::super) fn of(message: &'m BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<Self> {
         let value = |name: &str| header(message, name);
@@ -54,6 +64,7 @@ impl<'m> Seen<'m> {
             is_replay: value("standpipe-replay").is_some(),
             is_repair: value("standpipe-repair").is_some(),
             is_stub: value("standpipe-truncated").is_some(),
+            own_bytes: value("standpipe-enriched").and_then(|bytes| bytes.parse().ok()),
             key: message.key().unwrap_or_default(),
             value: message.payload().unwrap_or_default(),
         })

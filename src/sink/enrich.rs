@@ -1,0 +1,312 @@
+//! Between the rules and the delivery of a sink that looks records up: asks for what they want to know, within bounds, and
+//! gives the completed events back with their decisions.
+//!
+//! The records of a piece of events are collected, each is asked for once, and the events go on in their order, as far as
+//! they are answered. One that must wait holds what comes behind it, and nothing else: the asking is this sink's own, in
+//! its own task, while everything around it goes on (INV-15); what waits is behind the cursor (INV-10).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use metrics::{Counter, Gauge, Histogram};
+use tokio::time::Instant;
+
+use crate::clock::Clock;
+use crate::event::ports::{Decision, Route, RouteError};
+use crate::event::{
+    Answerer, Batch, Found, LookUp, LookUpError, LookUps, OnMiss, RecordKey, Recorded, Seq, Shard, SinkName,
+};
+use crate::telemetry::metrics as names;
+
+/// Events that are completed together, at most.
+const PIECE_EVENTS: usize = 512;
+/// Bytes of completed events, about, at most: one large record may stand in many of them.
+const PIECE_BYTES: usize = 8 << 20;
+/// Records that are asked for together, at most: what is held of them is bounded by their size.
+const PIECE_RECORDS: usize = 128;
+/// Lookups of one sink that are under way at once.
+const AT_ONCE: usize = 16;
+/// How long one is waited for where the event waits.
+const WAITING: Duration = Duration::from_secs(30);
+/// How long where it goes without.
+const PASSING: Duration = Duration::from_secs(5);
+/// The pause before what had no answer is asked again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// Events that are known to wait, at most: a webhook sink has no more rows.
+const MOST_TOLD: usize = 10_000;
+/// What waited this long ago without another word does not wait any more.
+const STALE: Duration = Duration::from_mins(1);
+
+/// What one sink needs to complete its events.
+#[derive(Debug)]
+pub struct Enricher {
+    sink: SinkName,
+    lookups: Arc<dyn LookUp>,
+    clock: Clock,
+    waits: Mutex<Waits>,
+    answered: [(Answerer, Counter); 3],
+    missed: Counter,
+    seconds: Histogram,
+    waiting: Gauge,
+}
+
+/// The events that wait, and when each said so last.
+#[derive(Debug, Default)]
+struct Waits {
+    why: String,
+    told: HashMap<Seq, Instant>,
+}
+
+/// An event with what was looked up for it, and what the rules say of it.
+#[derive(Debug)]
+pub struct Completed {
+    /// The event; its body is longer where something was found.
+    pub event: Recorded,
+    /// Never `LookUp`.
+    pub decision: Result<Decision, RouteError>,
+}
+
+/// Events of a batch, from where the piece was asked for, that can be delivered.
+#[derive(Debug)]
+pub struct Piece {
+    /// By index in the batch: the first event that is not in it.
+    pub end: usize,
+    completed: HashMap<Seq, Completed>,
+}
+
+impl Piece {
+    /// Takes an event out.
+    pub fn take(&mut self, seq: Seq) -> Option<Completed> {
+        self.completed.remove(&seq)
+    }
+}
+
+/// An event must wait: somebody who must answer cannot now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MustWait {
+    /// Why.
+    pub why: String,
+    /// How long, at least.
+    pub pause: Duration,
+}
+
+/// What the rules said before anything was looked up.
+enum Plan {
+    Done(Result<Decision, RouteError>),
+    LookUp(Box<LookUps>),
+}
+
+type Answers = HashMap<RecordKey, Result<Found, LookUpError>>;
+
+impl Enricher {
+    /// Of a sink in a shard; none where its rules look nothing up.
+    pub fn of(
+        route: &dyn Route,
+        lookups: &Arc<dyn LookUp>,
+        sink: &SinkName,
+        shard: Shard,
+        clock: &Clock,
+    ) -> Option<Arc<Self>> {
+        let counter = |outcome: &'static str| metrics::counter!(names::ENRICHMENT_LOOKUPS_TOTAL, "sink" => sink.to_string(), "outcome" => outcome);
+        route.looks_up().then(|| {
+            Arc::new(Self {
+                sink: sink.clone(),
+                lookups: Arc::clone(lookups),
+                clock: clock.clone(),
+                waits: Mutex::default(),
+                answered: Answerer::ALL.map(|answerer| (answerer, counter(answerer.as_str()))),
+                missed: counter("missed"),
+                seconds: metrics::histogram!(names::ENRICHMENT_SECONDS, "sink" => sink.to_string()),
+                waiting: metrics::gauge!(
+                    names::ENRICHMENT_WAITING, "sink" => sink.to_string(), "shard" => shard.to_string()
+                ),
+            })
+        })
+    }
+
+    /// Why events wait now, where they do.
+    pub fn waits(&self) -> Option<String> {
+        let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.told.values().any(|told| told.elapsed() < STALE).then(|| waits.why.clone())
+    }
+
+    /// Completes the events of a batch from `at` on, as many as can be; waits until that is at least one. Nothing is lost
+    /// when it is cancelled.
+    pub async fn piece(&self, route: &dyn Route, batch: &Batch, at: usize) -> Piece {
+        let (plans, keys) = plan(route, &batch.events[at.min(batch.events.len())..]);
+        loop {
+            let answers = self.ask(&keys).await;
+            let mut completed = HashMap::with_capacity(plans.len());
+            let (mut stopped, mut bytes) = (None, 0);
+            for (event, plan) in batch.events[at..].iter().zip(&plans) {
+                match self.complete(route, event, plan, &answers) {
+                    Ok(done) => {
+                        bytes += done.event.body.len();
+                        completed.insert(event.seq, done);
+                    }
+                    Err(wait) => {
+                        stopped = Some(wait);
+                        break;
+                    }
+                }
+                if bytes >= PIECE_BYTES {
+                    break;
+                }
+            }
+            if let Some(wait) = stopped {
+                self.note_wait(batch.events[at + completed.len()].seq, &wait);
+                if completed.is_empty() {
+                    tokio::time::sleep(wait.pause).await;
+                    continue;
+                }
+            } else {
+                self.goes_on(None);
+            }
+            return Piece { end: at + completed.len(), completed };
+        }
+    }
+
+    /// Completes one event.
+    pub async fn one(&self, route: &dyn Route, event: &Recorded) -> Result<Completed, MustWait> {
+        let (plans, keys) = plan(route, std::slice::from_ref(event));
+        let answers = self.ask(&keys).await;
+        let done = self.complete(route, event, &plans[0], &answers);
+        match &done {
+            Err(wait) => self.note_wait(event.seq, wait),
+            Ok(_) => self.goes_on(Some(event.seq)),
+        }
+        done
+    }
+
+    /// Asks for each record once, some at a time.
+    async fn ask(&self, keys: &HashMap<RecordKey, Asked>) -> Answers {
+        if keys.is_empty() {
+            return Answers::new();
+        }
+        let began = Instant::now();
+        let mut asking: Vec<BoxFuture<'_, _>> = Vec::with_capacity(keys.len());
+        for (key, asked) in keys {
+            asking.push(Box::pin(self.ask_for(key, *asked)));
+        }
+        let answers: Answers = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
+        self.seconds.record(began.elapsed());
+        for answer in answers.values() {
+            match answer {
+                Ok(found) => {
+                    let counters = self.answered.iter().filter(|(answerer, _)| *answerer == found.answerer);
+                    counters.for_each(|(_, counter)| counter.increment(1));
+                }
+                Err(_) => self.missed.increment(1),
+            }
+        }
+        answers
+    }
+
+    async fn ask_for(&self, key: &RecordKey, asked: Asked) -> (RecordKey, Result<Found, LookUpError>) {
+        let patience = if asked.waits { WAITING } else { PASSING };
+        (key.clone(), self.lookups.look_up(key, asked.max_age, patience).await)
+    }
+
+    fn complete(
+        &self,
+        route: &dyn Route,
+        event: &Recorded,
+        plan: &Plan,
+        answers: &Answers,
+    ) -> Result<Completed, MustWait> {
+        let lookups = match plan {
+            Plan::Done(decision) => return Ok(Completed { event: event.clone(), decision: decision.clone() }),
+            Plan::LookUp(lookups) => lookups,
+        };
+        for (key, wanted) in lookups.keys().filter(|(_, wanted)| wanted.on_miss == OnMiss::Wait) {
+            match answers.get(key) {
+                Some(Ok(_)) => {}
+                Some(Err(LookUpError::Never { why })) => {
+                    let error = RouteError { what: format!("enrich.{}", wanted.name), why: why.clone() };
+                    return Ok(Completed { event: event.clone(), decision: Err(error) });
+                }
+                Some(Err(LookUpError::NotNow { why, again_after })) => {
+                    let pause = (*again_after).clamp(PAUSE.0, PAUSE.1);
+                    return Err(MustWait { why: format!("enrich.{} waits: {why}", wanted.name), pause });
+                }
+                None => return Err(MustWait { why: format!("enrich.{} was not asked", wanted.name), pause: PAUSE.0 }),
+            }
+        }
+        let found = |key: &RecordKey| answers.get(key).and_then(|answer| answer.as_ref().ok()).cloned();
+        let event = route.complete(event, lookups, &found, self.clock.now());
+        let decision = route.decide_completed(&event);
+        Ok(Completed { event, decision })
+    }
+
+    fn note_wait(&self, seq: Seq, wait: &MustWait) {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.told.len() >= MOST_TOLD {
+            waits.told.retain(|_, told| told.elapsed() < STALE);
+        }
+        if waits.told.is_empty() {
+            tracing::warn!(sink = %self.sink, why = wait.why, "events wait for what is looked up for them");
+        }
+        if waits.told.len() < MOST_TOLD {
+            waits.told.insert(seq, Instant::now());
+        }
+        waits.why.clone_from(&wait.why);
+        self.waiting.set(1.0);
+    }
+
+    /// An event does not wait any more; or none does.
+    fn goes_on(&self, seq: Option<Seq>) {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits.told.is_empty() {
+            return;
+        }
+        match seq {
+            Some(seq) => drop(waits.told.remove(&seq)),
+            None => waits.told.clear(),
+        }
+        if waits.told.is_empty() {
+            self.waiting.set(0.0);
+            tracing::info!(sink = %self.sink, "what is looked up is answered again");
+        }
+    }
+}
+
+/// How a record is asked for, by whoever asks for it most strictly.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    max_age: Duration,
+    waits: bool,
+}
+
+/// What is to be asked for the first of these events, as many as may go together; at least one.
+fn plan(route: &dyn Route, events: &[Recorded]) -> (Vec<Plan>, HashMap<RecordKey, Asked>) {
+    let mut plans = Vec::new();
+    let mut keys: HashMap<RecordKey, Asked> = HashMap::new();
+    for event in events.iter().take(PIECE_EVENTS) {
+        let plan = match route.decide(event) {
+            Ok(Decision::LookUp(lookups)) => Plan::LookUp(lookups),
+            decided => Plan::Done(decided),
+        };
+        if let Plan::LookUp(lookups) = &plan {
+            let more = lookups.keys().filter(|(key, _)| !keys.contains_key(key)).count();
+            if !plans.is_empty() && keys.len() + more > PIECE_RECORDS {
+                break;
+            }
+            for (key, wanted) in lookups.keys() {
+                let waits = wanted.on_miss == OnMiss::Wait;
+                let asked = keys.entry(key.clone()).or_insert(Asked { max_age: wanted.max_age, waits });
+                asked.max_age = asked.max_age.min(wanted.max_age);
+                asked.waits |= waits;
+            }
+        }
+        plans.push(plan);
+    }
+    (plans, keys)
+}
+
+#[cfg(test)]
+#[path = "enrich_tests.rs"]
+mod tests;

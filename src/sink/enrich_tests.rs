@@ -1,0 +1,208 @@
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use super::*;
+use crate::event::ports::Address;
+use crate::event::{Chain, ContentHash, LookingUp, Wanted};
+
+/// Looks up what stands in an event's record id, as `POLICY/ID ID …`; delivers everything.
+struct Rules;
+
+impl Route for Rules {
+    fn decide(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        let Some((policy, ids)) = event.record_id.split_once('/') else {
+            return Ok(Decision::Deliver(Address::default()));
+        };
+        let keys = ids.split(' ').map(key).collect();
+        let on_miss = match policy {
+            "wait" => OnMiss::Wait,
+            "skip" => OnMiss::Skip,
+            _ => OnMiss::Null,
+        };
+        let max_age = Duration::from_mins(10);
+        let wanted = vec![Wanted { name: "x".into(), keys, is_list: true, max_age, on_miss }];
+        Ok(Decision::LookUp(Box::new(LookUps { wanted, address: None })))
+    }
+
+    fn looks_up(&self) -> bool {
+        true
+    }
+
+    fn complete(
+        &self,
+        event: &Recorded,
+        lookups: &LookUps,
+        found: &dyn Fn(&RecordKey) -> Option<Found>,
+        _now: OffsetDateTime,
+    ) -> Recorded {
+        let known = lookups.keys().filter(|(key, _)| found(key).is_some()).map(|(key, _)| &*key.id);
+        let body = known.collect::<Vec<_>>().join(" ");
+        Recorded { body: format!("{body}{}", "x".repeat(large(event))).into(), ..event.clone() }
+    }
+
+    fn decide_completed(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        Ok(Decision::Deliver(Address { key: event.id.to_string(), ..Address::default() }))
+    }
+}
+
+/// Some events are made large by what is found.
+fn large(event: &Recorded) -> usize {
+    if event.record_id.contains("large") { PIECE_BYTES / 4 } else { 0 }
+}
+
+fn key(id: &str) -> RecordKey {
+    RecordKey { account: "acme".into(), collection: "contacts".into(), id: id.into() }
+}
+
+/// Answers everything, but what stands here.
+#[derive(Debug, Default)]
+struct Vendor {
+    asked: Mutex<BTreeMap<String, u32>>,
+    down: Mutex<BTreeMap<String, LookUpError>>,
+    at_once: Mutex<(usize, usize)>,
+}
+
+impl Vendor {
+    fn asked(&self) -> Vec<(String, u32)> {
+        std::mem::take(&mut *self.asked.lock().unwrap()).into_iter().collect()
+    }
+
+    fn fail(&self, id: &str, with: LookUpError) {
+        self.down.lock().unwrap().insert(id.to_owned(), with);
+    }
+
+    fn recover(&self) {
+        self.down.lock().unwrap().clear();
+    }
+}
+
+impl LookUp for Vendor {
+    fn look_up<'l>(&'l self, key: &'l RecordKey, _max_age: Duration, _patience: Duration) -> LookingUp<'l> {
+        Box::pin(async move {
+            {
+                let mut at_once = self.at_once.lock().unwrap();
+                at_once.0 += 1;
+                at_once.1 = at_once.1.max(at_once.0);
+            }
+            *self.asked.lock().unwrap().entry(key.id.to_string()).or_default() += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            self.at_once.lock().unwrap().0 -= 1;
+            match self.down.lock().unwrap().get(&*key.id) {
+                Some(error) => Err(error.clone()),
+                None => Ok(Found { answerer: Answerer::Vendor, as_of: OffsetDateTime::UNIX_EPOCH, record: None }),
+            }
+        })
+    }
+}
+
+fn not_now() -> LookUpError {
+    LookUpError::NotNow { why: "503".to_owned(), again_after: Duration::from_secs(2) }
+}
+
+fn world() -> (Arc<Vendor>, Arc<Enricher>) {
+    let vendor = Arc::new(Vendor::default());
+    let lookups: Arc<dyn LookUp> = vendor.clone();
+    let enricher = Enricher::of(&Rules, &lookups, &"crm".into(), Shard(0), &Clock::system()).unwrap();
+    (vendor, enricher)
+}
+
+fn batch(records: &[&str]) -> Batch {
+    let events = (1..).zip(records).map(|(seq, record)| Recorded {
+        seq: Seq(seq),
+        chain: Chain([0; 32]),
+        account: "acme".into(),
+        event_type: "deal.updated".into(),
+        id: format!("e{seq}").into(),
+        record_id: (*record).into(),
+        occurred_at: None,
+        recorded_at: OffsetDateTime::UNIX_EPOCH,
+        content_hash: ContentHash([0; 16]),
+        body: "{}".into(),
+        replay: None,
+    });
+    Batch { shard: Shard(0), after: Seq(0), chain_before: Chain([0; 32]), void: None, events: events.collect() }
+}
+
+/// The bodies of a piece, from `at` on.
+fn bodies(mut piece: Piece, at: usize) -> Vec<String> {
+    let events =
+        (at..piece.end).map(|index| piece.completed.remove(&Seq(index as u64 + 1)).expect("all up to its end"));
+    events.map(|done| String::from_utf8(done.event.body.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_is_asked_for_once_for_all_events_of_a_batch() {
+    let (vendor, enricher) = world();
+    let batch = batch(&["wait/7", "plain", "skip/7 8", "null/8", "wait/7"]);
+    let piece = enricher.piece(&Rules, &batch, 0).await;
+    assert_eq!(bodies(piece, 0), ["7", "{}", "7 8", "8", "7"]);
+    assert_eq!(vendor.asked(), [("7".to_owned(), 1), ("8".to_owned(), 1)]);
+    assert_eq!(bodies(enricher.piece(&Rules, &batch, 3).await, 3), ["8", "7"], "from where it is asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_wait_holds_what_is_behind_it_and_nothing_before() {
+    let (vendor, enricher) = world();
+    vendor.fail("9", not_now());
+    let batch = batch(&["wait/7", "skip/9", "wait/9", "wait/7"]);
+    let piece = enricher.piece(&Rules, &batch, 0).await;
+    assert_eq!(piece.end, 2);
+    assert_eq!(bodies(piece, 0), ["7", ""], "one goes without");
+    assert_eq!(enricher.waits().as_deref(), Some("enrich.x waits: 503"));
+    let began = Instant::now();
+    let (later, ()) = tokio::join!(enricher.piece(&Rules, &batch, 2), async {
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        assert!(enricher.waits().is_some(), "it says so again and again");
+        vendor.recover();
+    });
+    assert!(began.elapsed() < Duration::from_secs(64), "soon after the vendor is back");
+    assert_eq!(bodies(later, 2), ["9", "7"]);
+    assert_eq!(enricher.waits(), None);
+    let asked: u32 = vendor.asked().iter().filter(|(id, _)| id == "9").map(|(_, times)| times).sum();
+    assert!((30..=33).contains(&asked), "not before it is of use: {asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_will_never_come_makes_a_dead_letter_where_the_event_would_wait() {
+    let (vendor, enricher) = world();
+    vendor.fail("9", LookUpError::Never { why: "400".to_owned() });
+    let batch = batch(&["wait/9", "null/9"]);
+    let mut piece = enricher.piece(&Rules, &batch, 0).await;
+    let error = piece.take(Seq(1)).unwrap().decision.unwrap_err();
+    assert_eq!(error.to_string(), "enrich.x failed on this event: 400");
+    assert!(piece.take(Seq(2)).unwrap().decision.is_ok(), "the other goes without");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_piece_is_bounded_in_events_records_and_bytes_and_so_is_what_is_asked_at_once() {
+    let (vendor, enricher) = world();
+    let many: Vec<String> = (0..2 * PIECE_RECORDS).map(|id| format!("wait/{id}")).collect();
+    let batch_of = |records: &[String]| batch(&records.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(enricher.piece(&Rules, &batch_of(&many), 0).await.end, PIECE_RECORDS);
+    assert_eq!(vendor.at_once.lock().unwrap().1, AT_ONCE);
+    let plain = vec!["plain".to_owned(); 2 * PIECE_EVENTS];
+    assert_eq!(enricher.piece(&Rules, &batch_of(&plain), 1).await.end, PIECE_EVENTS + 1);
+    let large = vec!["skip/large".to_owned(); 12];
+    assert_eq!(enricher.piece(&Rules, &batch_of(&large), 0).await.end, 4);
+    let all_at_once = (0..2 * PIECE_RECORDS).map(|id| id.to_string()).collect::<Vec<_>>().join(" ");
+    assert_eq!(enricher.piece(&Rules, &batch(&[&format!("wait/{all_at_once}")]), 0).await.end, 1, "never none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_event_alone_says_that_it_must_wait_and_how_long() {
+    let (vendor, enricher) = world();
+    vendor.fail("9", not_now());
+    let batch = batch(&["wait/9", "skip/9"]);
+    let wait = enricher.one(&Rules, &batch.events[0]).await.unwrap_err();
+    assert_eq!(wait, MustWait { why: "enrich.x waits: 503".to_owned(), pause: Duration::from_secs(2) });
+    assert!(enricher.one(&Rules, &batch.events[1]).await.is_ok());
+    assert!(enricher.waits().is_some(), "another one goes");
+    vendor.recover();
+    assert!(enricher.one(&Rules, &batch.events[0]).await.is_ok());
+    assert_eq!(enricher.waits(), None, "it does not wait any more, whoever has answered");
+    vendor.fail("9", not_now());
+    enricher.one(&Rules, &batch.events[0]).await.unwrap_err();
+    tokio::time::sleep(STALE).await;
+    assert_eq!(enricher.waits(), None, "nobody has said so for long");
+}
