@@ -1,3 +1,4 @@
+mod consent;
 mod crm;
 mod faults;
 mod firehose;
