@@ -139,9 +139,9 @@ async fn two_replicas_pay_from_one_budget_and_the_streams_keep_their_part() {
     for n in 0..50 {
         let (url, over) = (format!("{}/sell/acme/v3/firehose", daemons[n % 2].url()), over.clone());
         callers.spawn(async move {
-            let mut told = Vec::new();
+            let (client, mut told) = (http::client(), Vec::new());
             while !over.is_cancelled() {
-                let answer = http::client().get(&url).send().await.expect("the door answers");
+                let answer = client.get(&url).send().await.expect("the door answers");
                 let ours = answer.headers().contains_key("standpipe-error");
                 let wait = answer.headers().get("retry-after").is_some();
                 told.push((answer.status().as_u16(), ours, wait));
