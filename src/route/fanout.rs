@@ -6,8 +6,8 @@
 //! (INV-11). Such a sink takes the *ledger path*: it reads from its cursor up to the first batch that waits for it in
 //! memory.
 //!
-//! The ledger path costs PostgreSQL as much as recording does, so a sink that took the last batch from memory and is a
-//! little late is waited for: [`PATIENCE`] for each event. What takes nothing is waited for once.
+//! The ledger path costs PostgreSQL half of what recording does once more, so a sink that took the last batch from memory
+//! and is a little late is waited for: [`PATIENCE`] for each event. What takes nothing is waited for once.
 //!
 //! What a feed gives out is contiguous whatever was dropped, because only the caller's `after` says where to go on,
 //! never the channel. A dropped batch cannot leave a sink asleep: it sleeps on the head alone, and the head is raised
@@ -31,8 +31,9 @@ const READ_EVENTS: usize = 5_000;
 const READ_BYTES: usize = 8 << 20;
 /// Batches in a channel, at most; its [`Capacity`] bounds what they hold.
 const MAX_BATCHES: usize = 1_024;
-/// How long the recorder waits for the room of an event, so that sinks slow it down to 10,000 events/s at most: several
-/// times what the vendor's limits let an account ask for (1,667 events/s in the reference dialect, 1,000 in the live one).
+/// How long the recorder waits for the room of an event, at most. With what recording takes itself, sinks leave it some
+/// 8,000 events/s: several times what the vendor's limits let an account ask for (1,667 events/s in the reference dialect,
+/// 1,000 in the live one).
 const PATIENCE: Duration = Duration::from_micros(100);
 
 /// Hands committed batches of one shard to its sinks. Cheap to clone; all clones are the same.

@@ -1,5 +1,5 @@
-//! The real cluster: looks and administration, each on a thread. A client that has looked is kept for the next look: a
-//! start looks four times, and a connection takes as long as a look. Producing is [`producer`](super::producer)'s.
+//! The real cluster: looks and administration, each on a thread. A client that has looked is kept for the next look, so
+//! that a start, which looks four times, connects once. Producing is [`producer`](super::producer)'s.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
