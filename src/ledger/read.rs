@@ -184,10 +184,10 @@ impl ReadLedger for Ledger {
             for row in rows {
                 let seq = seq_from_db(row.seq);
                 if seq != batch.to().next() {
-                    if batch.events.is_empty() {
+                    if batch.to() == after {
                         return Err(gone());
                     }
-                    // A void begins here: the next batch leads across it.
+                    // A void begins here, be it right behind another one: the next batch leads across it.
                     break;
                 }
                 let chain = batch.chain().link(seq, &row.event_id, &ContentHash(row.content_hash.into_bytes()));

@@ -6,6 +6,9 @@
 //! The events themselves come again from the source, whose positions were rewound with the ledger, under new seqs; each
 //! sink skips those that it had delivered.
 //!
+//! What is skipped is looked up by its key, one look for each event, because a restored database has no statistics yet: a
+//! join that the server may turn around would compare every event with every skip.
+//!
 //! Everything is written under the shard row's lock and epoch (INV-6), and again without effect after a crash.
 
 use std::collections::HashSet;
@@ -246,7 +249,8 @@ impl RehydrateBook for Ledger {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let rows = sqlx::query!(
                 "SELECT s.key, s.replay_of FROM unnest($3::uuid[], $4::bigint[]) AS d (key, replay_of)
-                 JOIN skips s ON s.sink = $1 AND s.shard = $2 AND s.key = d.key AND s.replay_of = d.replay_of",
+                 CROSS JOIN LATERAL (SELECT key, replay_of FROM skips
+                     WHERE sink = $1 AND shard = $2 AND key = d.key AND replay_of = d.replay_of LIMIT 1) s",
                 sink.as_str(),
                 shard,
                 &keys,
@@ -291,11 +295,14 @@ impl RehydrateBook for Ledger {
                 let mut session = self.0.db.begin().await.map_err(failed(doing))?;
                 self.own(&mut session, owner, doing).await?;
                 sqlx::query!(
-                    r#"DELETE FROM skips s USING events e JOIN accounts a USING (account_id)
-                       WHERE s.sink = $1 AND s.shard = $2 AND e.shard = $2 AND e.seq > $3 AND e.seq <= $4
-                           AND s.replay_of = coalesce(e.replay_of, 0)
-                           AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
-                               || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid"#,
+                    r#"DELETE FROM skips WHERE ctid = ANY (ARRAY(
+                           SELECT s.ctid FROM events e JOIN accounts a USING (account_id)
+                           CROSS JOIN LATERAL (SELECT ctid FROM skips s
+                               WHERE s.sink = $1 AND s.shard = $2 AND s.replay_of = coalesce(e.replay_of, 0)
+                                   AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
+                                       || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid
+                               LIMIT 1) s
+                           WHERE e.shard = $2 AND e.seq > $3 AND e.seq <= $4))"#,
                     sink.as_str(),
                     shard,
                     seq_to_db(from),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use standpipe::clock::Clock;
 use standpipe::event::budget::{BudgetAsk, BudgetBook, Limit, Limits, Requests};
 use standpipe::event::ports::{
-    ChainAt, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, SinkBook, SinkState, StreamBook,
-    StreamState, Submission,
+    ChainAt, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, RehydrateBook, SinkBook, SinkState,
+    StreamBook, StreamState, Submission,
 };
 use standpipe::event::{
     Capacity, Chain, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, GapReason, KeepDelivery, LedgerId,
@@ -28,8 +28,11 @@ const SHARD: Shard = Shard(0);
 const TTL: Duration = Duration::from_secs(15);
 const MONTH: Duration = Duration::from_hours(720);
 
-trait Whole: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + BudgetBook {}
-impl<L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + BudgetBook> Whole for L {}
+trait Whole: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + RehydrateBook + BudgetBook {}
+impl<L> Whole for L where
+    L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + RehydrateBook + BudgetBook
+{
+}
 
 #[tokio::test]
 async fn postgresql_keeps_what_the_ports_promise() {
@@ -50,6 +53,7 @@ async fn keeps_its_promises<L: Whole>(ledger: L, id: LedgerId) {
     keeps_what_sinks_keep(&ledger, owner).await;
     keeps_deliveries(&ledger, owner).await;
     shares_budgets(&ledger).await;
+    leads_across_voids(&ledger, owner).await;
     refuses_an_owner_whose_time_is_over(&ledger, owner).await;
 }
 
@@ -173,6 +177,37 @@ async fn keeps_what_sinks_keep<L: Whole>(ledger: &L, owner: Ownership) {
     ledger.report(&sink, owner, SinkState::Running, None).await.unwrap();
     let disabled = ledger.row(&sink, owner).await.unwrap().disabled;
     assert_eq!(disabled.as_deref(), Some("410"), "until an operator says otherwise");
+}
+
+/// INV-18: sinks that had come to different places leave one void behind the other, in whatever order they are found.
+async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
+    let before = ledger.bounds(SHARD).await.unwrap().head;
+    let (near, far) = (Seq(before.0 + 10), Seq(before.0 + 25));
+    let (near_chain, far_chain) = (Chain([1; 32]), Chain([2; 32]));
+    for (sink, found, chain) in [("tardy", near, near_chain), ("crm", far, far_chain)] {
+        let sink = SinkName::from(sink);
+        ledger.row(&sink, owner).await.unwrap();
+        let way = ledger.rewound(&sink, owner, found, chain, before).await.unwrap();
+        assert_eq!((way.goes_on, way.goes_on_chain, way.until), (found, chain, before));
+    }
+    let recording = Recording::start(ledger, owner).await;
+    let behind = recording.record(page(&key("notes"), "n1", "n2", events(["f", "g"]))).await;
+    assert_eq!(behind, Some(PageOutcome::Recorded));
+    recording.end().await.unwrap();
+    let head = ledger.bounds(SHARD).await.unwrap().head;
+    // A gap that was noted before may be announced, too.
+    let behind = head.since(far);
+    assert!(behind >= 2, "{head}");
+    // However much is asked for at once.
+    for most in [1, 12, 100] {
+        let first = ledger.read(SHARD, before, head, most, 1 << 20).await.unwrap();
+        assert_eq!((first.to(), first.chain(), first.events.len()), (near, near_chain, 0));
+        let second = ledger.read(SHARD, near, head, most, 1 << 20).await.unwrap();
+        assert_eq!(second.void.map(|void| (void.to, void.chain)), Some((far, far_chain)));
+        assert_eq!(second.to(), Seq(far.0 + behind.min(most as u64)));
+    }
+    assert_eq!(ledger.chain_at(SHARD, near).await.unwrap(), ChainAt::Known(near_chain));
+    assert_eq!(ledger.chain_at(SHARD, far).await.unwrap(), ChainAt::Known(far_chain));
 }
 
 fn seen(seq: u64, version: i64) -> SeenDelivery {

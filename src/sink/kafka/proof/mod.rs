@@ -181,8 +181,13 @@ async fn expect<B: ProofBook>(
         let Some(batch) = ledger(question, at, proof.to).await? else {
             // Retention goes on meanwhile.
             let oldest = question.book.standing(&settings.sink, settings.shard, None).await?.bounds.oldest;
+            let before = Seq(oldest.0.saturating_sub(1));
+            if before <= at {
+                let why = format!("events after {at} are not there, though the ledger keeps those from {oldest} on");
+                return Err(KafkaSinkError::Ledger(LedgerError::Refused { doing: "judging a sink", why }));
+            }
             proof.notes.push(format!("the ledger keeps events from {oldest} on; those before are not judged"));
-            at = at.max(Seq(oldest.0.saturating_sub(1))).next();
+            at = before;
             continue;
         };
         if batch.to() <= at {
