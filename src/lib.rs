@@ -38,6 +38,7 @@ pub mod embedded;
 pub mod failpoints;
 pub mod http;
 pub mod lookup;
+pub mod mask;
 pub mod mutant;
 pub mod passthrough;
 pub mod simulator;

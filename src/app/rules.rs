@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use crate::config::{Config, ConfigErrors, DialectChoice, OWNED_PROPERTIES, Problem, SinkKind};
+use crate::config::{Config, ConfigErrors, DialectChoice, OWNED_PROPERTIES, Problem, SinkKind, is_secret_header};
 use crate::event::SinkName;
 use crate::route::Rules;
 use crate::sink::kafka::{KafkaSinkError, check_properties};
@@ -30,7 +30,9 @@ pub fn compile(config: &Config) -> Result<IndexMap<SinkName, Arc<Rules>>, Config
             }
             Err(errors) => problems.extend(errors.into_iter().map(|error| {
                 let key = format!("sinks.{name}.{}", error.key);
-                config.problem(&key, error.pointing())
+                // A pointer would show the whole value.
+                let is_secret = error.key.strip_prefix("headers.").is_some_and(is_secret_header);
+                config.problem(&key, if is_secret { error.message.clone() } else { error.pointing() })
             })),
         }
     }

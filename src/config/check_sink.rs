@@ -51,6 +51,13 @@ pub fn is_secret_property(name: &str) -> bool {
     telling.iter().any(|word| name.contains(word)) || matches!(name, "sasl.oauthbearer.config" | "ssl.keystore.pem")
 }
 
+/// Whether a header's value is a secret more often than not, by its name.
+#[must_use]
+pub fn is_secret_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["authorization", "cookie", "key", "password", "secret", "token"].iter().any(|word| name.contains(word))
+}
+
 /// What has a problem stands empty: nothing but further checks sees it.
 pub(super) fn sink(name: &str, raw: RawSink, to: &mut Checker<'_>) -> SinkConfig {
     match raw {

@@ -28,7 +28,7 @@ mod tree;
 mod types;
 mod walk;
 
-pub use check_sink::{OWNED_PROPERTIES, is_secret_property};
+pub use check_sink::{OWNED_PROPERTIES, is_secret_header, is_secret_property};
 pub use environment::Override;
 pub use load::{Loaded, discover, load, load_and, parse, parse_with, process_environment};
 pub use problem::{ConfigErrors, Origin, Origins, Problem};

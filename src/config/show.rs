@@ -2,14 +2,11 @@
 
 use toml_edit::{Item, Value};
 
-use super::check_sink::is_secret_property;
+use super::check_sink::{is_secret_header, is_secret_property};
 use super::problem::Origins;
 use super::raw::{RawConfig, RawSink};
 use super::scalar::REDACTED;
 use super::tree::join;
-
-/// Header names whose values are secrets more often than not.
-const SECRET_HEADERS: [&str; 6] = ["authorization", "cookie", "key", "password", "secret", "token"];
 
 /// Renders it.
 pub(super) fn show(raw: &RawConfig, origins: &Origins) -> String {
@@ -34,8 +31,7 @@ fn reveal(raw: &RawConfig, document: &mut toml_edit::DocumentMut) {
             }
         }
         for (header, value) in &common.headers {
-            let lower = header.0.to_ascii_lowercase();
-            if SECRET_HEADERS.iter().any(|word| lower.contains(word)) {
+            if is_secret_header(&header.0) {
                 continue;
             }
             if let Some(shown) = shown.get_mut("headers").and_then(|table| table.get_mut(&header.0)) {

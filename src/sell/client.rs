@@ -16,6 +16,7 @@ use crate::config::{AccountConfig, DialectChoice};
 use crate::event::AccountName;
 use crate::event::ports::Dialect;
 use crate::http::{self, Transport};
+use crate::mask::Mask;
 use crate::telemetry::metrics::VENDOR_REQUESTS_TOTAL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -222,8 +223,10 @@ impl Vendor {
         most: u64,
         request: reqwest::RequestBuilder,
     ) -> Result<Answer, SellError> {
+        let request = request.build().map_err(|source| SellError::Unreachable { source: source.without_url() })?;
+        let mask = Mask::of(&request);
         let told = match self.execute(api, slot, request).await {
-            Ok(response) => self.read(response, most).await,
+            Ok(response) => self.read(response, most, &mask).await,
             Err(error) => Err(error),
         };
         if let Err(error) = &told {
@@ -237,14 +240,11 @@ impl Vendor {
         &self,
         api: &'static str,
         slot: Slot,
-        request: reqwest::RequestBuilder,
+        request: reqwest::Request,
     ) -> Result<Response, SellError> {
         // From here on it counts, whatever comes of it.
         drop(slot);
-        let sent = match request.build() {
-            Ok(request) => self.0.http.execute(request).await,
-            Err(error) => Err(error),
-        };
+        let sent = self.0.http.execute(request).await;
         let class = match &sent {
             Ok(response) => class(response.status()),
             Err(error) if error.is_timeout() => "timeout",
@@ -264,7 +264,7 @@ impl Vendor {
         .increment(1);
     }
 
-    async fn read(&self, mut response: Response, most: u64) -> Result<Answer, SellError> {
+    async fn read(&self, mut response: Response, most: u64, mask: &Mask) -> Result<Answer, SellError> {
         let status = response.status();
         let date = response.headers().get(DATE).and_then(|date| http::date(date.to_str().ok()?));
         let retry_after = self.retry_after(response.headers(), date);
@@ -276,6 +276,7 @@ impl Vendor {
                 Ok(Some(chunk)) => {
                     if (body.len() + chunk.len()) as u64 > most && status.is_success() {
                         body.extend_from_slice(&chunk[..chunk.len().min(512)]);
+                        mask.cover(&mut body);
                         return Err(SellError::Oversize { most, excerpt: excerpt(&body) });
                     }
                     body.extend_from_slice(&chunk);
@@ -292,6 +293,7 @@ impl Vendor {
         if status.is_success() {
             return Ok(Answer { status: status.as_u16(), body: body.freeze(), date });
         }
+        mask.cover(&mut body);
         Err(failure(status, retry_after, excerpt(&body)))
     }
 

@@ -6,6 +6,7 @@ use super::auth::Bearer;
 use super::budget::{Priority, Slot};
 use super::client::Vendor;
 use super::error::SellError;
+use crate::mask::Mask;
 
 /// A request of somebody else, to be passed on as it is.
 #[derive(Clone, Debug)]
@@ -59,6 +60,9 @@ impl Vendor {
         if !forward.body.is_empty() || matches!(forward.method, Method::POST | Method::PUT | Method::PATCH) {
             request = request.body(forward.body.clone());
         }
-        self.execute(forward.api, slot, request).await
+        let request = request.build().map_err(|source| SellError::Unreachable { source: source.without_url() })?;
+        // The vendor's answer is the caller's; the token is not, whoever tells it back.
+        let mask = Mask::of(&request);
+        Ok(mask.over(self.execute(forward.api, slot, request).await?))
     }
 }

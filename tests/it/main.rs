@@ -8,6 +8,7 @@
 mod support;
 
 mod budget;
+mod canaries;
 mod clients;
 mod configuration;
 mod demo;

@@ -108,6 +108,21 @@ impl Postgres {
         file
     }
 
+    /// Everything in a database, as text.
+    pub fn text(&self, url: &str) -> String {
+        let dump = Command::new(self.bin.join("pg_dump")).arg(url).output().expect("pg_dump");
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        String::from_utf8_lossy(&dump.stdout).into_owned()
+    }
+
+    /// Who is connected and what each of them asked last, as every user of the server may look it up.
+    pub async fn activity(&self) -> String {
+        let mut admin = PgConnection::connect(&self.url("postgres")).await.expect("the server answers");
+        let rows = sqlx::query_scalar("SELECT activity::text FROM pg_stat_activity activity").fetch_all(&mut admin);
+        let rows: Vec<String> = rows.await.expect("they are told");
+        rows.join("\n")
+    }
+
     /// A new database out of a backup; gives its URL.
     pub async fn restore(&self, backup: &Path) -> String {
         let url = self.database().await;

@@ -10,6 +10,10 @@ use secrecy::{ExposeSecret, SecretString};
 use super::guard::{Guard, Refused};
 use super::sign::{KeyError, Keys};
 use crate::config::{Secret, SecretError, WebhookConfig};
+use crate::mask::Mask;
+
+/// A piece of a path that is as long may be a token, in bytes.
+const TELLING: usize = 12;
 
 /// Where to and signed with what: read together, so that an attempt never mixes two states of the files.
 pub struct Endpoint {
@@ -131,6 +135,22 @@ impl Endpoint {
     #[must_use]
     pub const fn authorization(&self) -> Option<&HeaderValue> {
         self.authorization.as_ref()
+    }
+
+    /// What an answer must not show: where it came from, beyond the host, and what it was authorized with.
+    #[must_use]
+    pub fn mask(&self, headers: &[HeaderValue]) -> Mask {
+        let mut mask = Mask::default();
+        headers.iter().chain(&self.authorization).for_each(|value| mask.add_header(value));
+        if let Some(query) = self.url.query() {
+            mask.add(query.as_bytes());
+            mask.add_pairs(query.as_bytes(), |_| true);
+        }
+        mask.add(self.url.path().as_bytes());
+        for segment in self.url.path_segments().into_iter().flatten().filter(|segment| segment.len() >= TELLING) {
+            mask.add(segment.as_bytes());
+        }
+        mask
     }
 
     /// What signs.

@@ -17,7 +17,7 @@ use super::guard::Guard;
 use super::response::{Answer, Beginning, Failure, Reply, Unanswered, Verdict, asked_to_wait, verdict};
 use super::sign::webhook_id;
 use crate::clock::Clock;
-use crate::config::WebhookConfig;
+use crate::config::{WebhookConfig, is_secret_header};
 use crate::event::{Recorded, Shard};
 use crate::http::Transport;
 use crate::mutant::{Mutant, planted};
@@ -37,6 +37,8 @@ const OURSELVES: HeaderValue = HeaderValue::from_static(crate::http::USER_AGENT)
 pub struct Message {
     id: String,
     headers: HeaderMap,
+    /// Those of the rendered headers that hold a secret, by their names.
+    secrets: Vec<HeaderValue>,
     body: Bytes,
 }
 
@@ -58,9 +60,13 @@ impl Message {
     /// The message of an event, with the headers that the sink's rules rendered for it.
     pub fn new(event: &Recorded, shard: Shard, rendered: &[(Arc<str>, String)]) -> Result<Self, HeaderError> {
         let mut headers = HeaderMap::with_capacity(12 + rendered.len());
+        let mut secrets = Vec::new();
         for (name, value) in rendered {
             let refused = || HeaderError { name: name.to_string() };
             let value = HeaderValue::from_str(value).map_err(|_| refused())?;
+            if is_secret_header(name) {
+                secrets.push(value.clone());
+            }
             headers.append(HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?, value);
         }
         headers.insert(CONTENT_TYPE, JSON);
@@ -70,13 +76,13 @@ impl Message {
             headers.insert(STANDPIPE_REPLAY, HeaderValue::from(replay.of.0));
         }
         headers.insert(TRACEPARENT, HeaderValue::from_bytes(&event.traceparent()).expect("hex digits"));
-        Ok(Self { id: webhook_id(event), headers, body: event.body.clone() })
+        Ok(Self { id: webhook_id(event), headers, secrets, body: event.body.clone() })
     }
 
     /// A message that is no event of the ledger: `webhook test`.
     #[must_use]
     pub fn ping(id: &str, body: Bytes) -> Self {
-        Self { id: id.into(), headers: HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), body }
+        Self { id: id.into(), headers: HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), secrets: Vec::new(), body }
     }
 
     /// The trace that the receiver sees; empty for a message that is no event.
@@ -102,7 +108,7 @@ impl SignedRequest {
     /// Signs a message for an attempt that begins `at`.
     #[must_use]
     pub fn new(endpoint: &Endpoint, message: Message, at: OffsetDateTime) -> Self {
-        let Message { id, mut headers, body } = message;
+        let Message { id, mut headers, body, .. } = message;
         let timestamp = at.unix_timestamp().to_string();
         let signature = endpoint.keys().sign(&id, &timestamp, &body);
         insert(&mut headers, WEBHOOK_ID, id);
@@ -191,6 +197,7 @@ impl Sender {
         if let Some(refused) = endpoint.refused() {
             return unanswered(Failure::Refused, refused.to_string());
         }
+        let secrets = message.secrets.clone();
         let request = SignedRequest::new(endpoint, message, at);
         let deadline = began + self.timeout;
         let reply = match &self.way {
@@ -199,7 +206,7 @@ impl Sender {
             }
             Way::Given(transport) => given(transport, request.of_a_client(endpoint), deadline).await,
         };
-        let Reply { status, headers, body } = match reply {
+        let Reply { status, headers, mut body } = match reply {
             Ok(reply) => reply,
             Err(why) => {
                 let (kind, error) = why.failure(self.timeout);
@@ -208,6 +215,10 @@ impl Sender {
         };
         let verdict = verdict(status);
         let delivered = verdict == Verdict::Delivered;
+        if !delivered {
+            // What is kept and shown of it: an endpoint may tell back what it was told.
+            endpoint.mask(&secrets).cover(&mut body);
+        }
         Answer {
             verdict,
             status: Some(status.as_u16()),
