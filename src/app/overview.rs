@@ -106,6 +106,7 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
         sinks: sinks.collect(),
         gaps: gaps.collect(),
         rehydrations: rehydrations.collect(),
+        replica: None,
         events: Vec::new(),
     })
 }

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::Program;
 use super::health::Health;
-use super::overview;
 use super::run::Settings;
+use super::{overview, replica};
 use crate::admin::{Gate, Keys};
 use crate::config::Scope;
 use crate::console::{self, EventLine, Overview, Provide};
@@ -58,6 +58,7 @@ impl Provide for Provider {
             let told = |error: crate::event::ports::LedgerError| error.to_string();
             let config = self.program.config_now();
             let mut overview = overview::look(&config, &self.ledger, &self.program.clock).await.map_err(told)?;
+            overview.replica = Some(replica::read(&self.program.metrics.render()));
             overview.notice = self.program.notice.map(str::to_owned);
             overview.reasons =
                 self.health.look().1.into_iter().map(|reason| format!("{}: {}", reason.part, reason.why)).collect();

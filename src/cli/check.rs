@@ -10,11 +10,13 @@ use super::output::{line, printable};
 use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
 use crate::config::{
-    Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig, SinkKind,
+    AccountConfig, Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig,
+    SinkKind,
 };
 use crate::event::OnMiss;
 use crate::event::ports::Dialect;
 use crate::route::never_emitted;
+use crate::sell::Limits;
 use crate::sell::wire::never_looked_up;
 
 /// `standpipe check`
@@ -53,6 +55,8 @@ struct AccountReport {
     streams: Vec<String>,
     events: Vec<String>,
     guarantee: &'static str,
+    /// What its requests may be, and what is left over for lookups.
+    budget: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -121,6 +125,7 @@ fn report(ready: &Ready) -> Report {
                 streams: account.streams.clone(),
                 events: account.events.clone(),
                 guarantee: "recorded exactly once",
+                budget: budget(account),
             })
             .collect(),
         sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink, config.audit.enabled)).collect(),
@@ -129,6 +134,24 @@ fn report(ready: &Ready) -> Report {
         warnings,
         outside: None,
     }
+}
+
+/// The requests that all replicas together make, and whose they are.
+fn budget(account: &AccountConfig) -> String {
+    let dialects: &[Dialect] = match &account.dialect {
+        DialectChoice::Fixed(dialect) => std::slice::from_ref(dialect),
+        DialectChoice::Auto => &[Dialect::Reference, Dialect::Live],
+    };
+    let mut limits: Vec<String> = dialects
+        .iter()
+        .map(|dialect| {
+            let limits = Limits::of(*dialect, account.requests_per_minute, account.requests_per_hour);
+            format!("{} requests a minute, {} an hour", limits.per_minute, limits.per_hour)
+        })
+        .collect();
+    limits.dedup();
+    let limits = limits.join(", or by its dialect ");
+    format!("{limits}; at least 30 % for the streams, the rest for lookups")
 }
 
 /// What is kept of the vendor's answers.
@@ -266,6 +289,7 @@ fn text(report: &Report) -> String {
         let (streams, events) = (account.streams.join(" "), account.events.join(" "));
         say(format_args!("\naccount {}: {}", account.account, account.guarantee));
         say(format_args!("  {}, dialect {}, streams {streams}, events {events}", account.base_url, account.dialect));
+        say(format_args!("  budget: {}", account.budget));
     }
     for sink in &report.sinks {
         say(format_args!("\nsink {} ({}): {}", sink.sink, sink.kind, sink.guarantee));
@@ -365,6 +389,16 @@ order = "none"
         assert_eq!(told[1].2, "first deliveries of one record's events arrive in source order");
         assert!(told[2].1.starts_with("at least once, with the same webhook-id"), "{told:?}");
         assert!(told[2].2.starts_with("none"), "{told:?}");
+    }
+
+    #[test]
+    fn check_tells_the_budget_of_an_account_and_whose_it_is() {
+        let told = |config: &str| text(&report(&ready(config)));
+        let share = "at least 30 % for the streams, the rest for lookups";
+        assert!(told(CONFIG).contains(&format!("  budget: 600 requests a minute, 36000 an hour; {share}\n")));
+        let unknown = told(&CONFIG.replace("dialect = \"live\"", "requests_per_minute = 50"));
+        let either = "50 requests a minute, 6000 an hour, or by its dialect 50 requests a minute, 36000 an hour";
+        assert!(unknown.contains(either), "{unknown}");
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub struct Options {
 
 /// At most this long for the whole check: container engines give 30 s by default and count a hang as a failure.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// More of the answer than this is not read.
-const MAX_ANSWER_BYTES: u64 = 64 * 1024;
+/// More of the answer than this is not read: metrics of a thousand streams are a few of these.
+const MAX_ANSWER_BYTES: u64 = 8 << 20;
 
 /// Exit code 0 when the answer is 200, else 1 with the reasons that it gave.
 pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
@@ -29,16 +29,21 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
         Some(address) => address,
         None => super::load(global)?.loaded.config.server.metrics_listen,
     };
-    let answer = tokio::time::timeout(DEADLINE, ask(reachable(address), &options.path))
+    get(address, &options.path).await.map(|_| ()).map_err(Failure::runtime)
+}
+
+/// What the metrics listener says, in `DEADLINE`; an error in words where it does not say it with a 200.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Result<String, String> {
+    let answer = tokio::time::timeout(DEADLINE, ask(reachable(address), path))
         .await
-        .map_err(|_| Failure::runtime(format!("no answer from {address} within {DEADLINE:?}")))?
-        .map_err(|error| Failure::runtime(format!("cannot ask {address}: {error}")))?;
+        .map_err(|_| format!("no answer from {address} within {DEADLINE:?}"))?
+        .map_err(|error| format!("cannot ask {address}: {error}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.split_ascii_whitespace().nth(1) == Some("200") {
-        return Ok(());
+        return Ok(body.to_owned());
     }
     let status = head.lines().next().unwrap_or("no status line");
-    Err(Failure::runtime(format!("{address}{}: {status} {}", options.path, super::output::printable(body.trim()))))
+    Err(format!("{address}{path}: {status} {}", super::output::printable(body.trim())))
 }
 
 /// A listener on all addresses is asked through loopback.

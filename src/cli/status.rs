@@ -6,9 +6,10 @@ use clap::Args;
 
 use super::attach::attach;
 use super::output::{Format, Table, line, printable, span};
-use super::{Failure, Global};
-use crate::app::overview;
+use super::{Failure, Global, healthcheck};
+use crate::app::{overview, replica};
 use crate::clock::Clock;
+use crate::console::Replica;
 
 /// `standpipe status`
 #[derive(Clone, Copy, Debug, Args)]
@@ -20,7 +21,11 @@ pub struct Options {
 /// Runs the verb.
 pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
     let (ready, ledger) = attach(global).await?;
-    let status = overview::look(&ready.loaded.config, &ledger, &Clock::system()).await?;
+    let config = &ready.loaded.config;
+    let mut status = overview::look(config, &ledger, &Clock::system()).await?;
+    // Of the replica that has this configuration; one that does not run says nothing.
+    let told = healthcheck::get(config.server.metrics_listen, "/metrics").await;
+    status.replica = told.as_deref().ok().map(replica::read);
     if options.format.json {
         return line(&serde_json::to_string_pretty(&status).map_err(Failure::runtime)?);
     }
@@ -82,8 +87,74 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
             row.sink, row.shard, audit.judged, audit.found
         )))?;
     }
+    match (&status.replica, told) {
+        (Some(replica), _) => line(&beside(replica, config.passthrough.cache))?,
+        (None, Ok(_)) => {}
+        (None, Err(why)) => line(&printable(&format!("\nof cache, budget and lookups nothing is known: {why}")))?,
+    }
     if !status.gaps.is_empty() {
         line(&format!("\n{} gap(s): see `standpipe gaps list`", status.gaps.len()))?;
     }
     Ok(())
+}
+
+/// What this replica keeps, lends and looks up.
+fn beside(replica: &Replica, room: u64) -> String {
+    let mut accounts =
+        Table::new(&["ACCOUNT", "LEFT/MIN", "LEFT/HOUR", "AT DOOR", "THROTTLED", "LOOKUPS", "HITS"], "no accounts");
+    for row in &replica.accounts {
+        accounts.row([
+            row.account.clone(),
+            row.minute_left.to_string(),
+            row.hour_left.to_string(),
+            row.requests.to_string(),
+            row.throttled.to_string(),
+            row.lookups.to_string(),
+            row.hit_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.0} %", 100.0 * ratio)),
+        ]);
+    }
+    let size = |bytes| bytesize::ByteSize(bytes).display().iec();
+    let cache = replica.cache;
+    let mut told = format!("\n{accounts}\n\ncache: {} answers, {} of {}", cache.entries, size(cache.bytes), size(room));
+    let mut sinks = Table::new(&["LOOKS UP", "STREAM", "CACHE", "VENDOR", "MISSED", "NOW"], "");
+    for row in &replica.enrichment {
+        let now = if row.waiting { "waits" } else { "goes on" };
+        let counts = [row.stream, row.cache, row.vendor, row.missed].map(|count| count.to_string());
+        let [stream, cache, vendor, missed] = counts;
+        sinks.row([row.sink.clone(), stream, cache, vendor, missed, now.to_owned()]);
+    }
+    if !replica.enrichment.is_empty() {
+        told.extend(["\n\n", &sinks.to_string()]);
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::{CacheLine, EnrichmentLine, LendingLine};
+
+    #[test]
+    fn status_tells_what_is_kept_lent_and_looked_up() {
+        let account = LendingLine {
+            account: "acme".to_owned(),
+            minute_left: 90,
+            hour_left: 5990,
+            requests: 14,
+            throttled: 2,
+            lookups: 8,
+            hits: 6,
+            hit_ratio: Some(0.75),
+        };
+        let mut replica =
+            Replica { cache: CacheLine { entries: 3, bytes: 4096 }, accounts: vec![account], enrichment: Vec::new() };
+        let told = beside(&replica, 32 << 20);
+        let words = |told: &str| told.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        assert!(words(&told).contains("acme 90 5990 14 2 8 75 %"), "{told}");
+        assert!(told.ends_with("cache: 3 answers, 4.0 KiB of 32.0 MiB"), "{told}");
+        let sink = "crm".to_owned();
+        replica.enrichment.push(EnrichmentLine { sink, stream: 4, cache: 3, vendor: 2, missed: 1, waiting: true });
+        let told = beside(&replica, 32 << 20);
+        assert!(words(&told).ends_with("LOOKS UP STREAM CACHE VENDOR MISSED NOW crm 4 3 2 1 waits"), "{told}");
+    }
 }

@@ -19,7 +19,8 @@ use axum::routing::get;
 use futures_util::future::BoxFuture;
 
 pub use model::{
-    AuditLine, EventLine, GapLine, Ledger, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine,
+    AuditLine, CacheLine, EnrichmentLine, EventLine, GapLine, Ledger, LendingLine, Overview, RehydrationLine, Replica,
+    ShardLine, SinkLine, StreamLine, VoidLine,
 };
 
 /// How long the page waits for what it shows.

@@ -25,8 +25,68 @@ pub struct Overview {
     pub gaps: Vec<GapLine>,
     /// Sinks that found their way back to a ledger that was rewound behind them, newest first.
     pub rehydrations: Vec<RehydrationLine>,
+    /// What one replica has done beside the pipe; none where it cannot be asked.
+    pub replica: Option<Replica>,
     /// The newest events, newest first.
     pub events: Vec<EventLine>,
+}
+
+/// What one replica keeps, lends and looks up, in memory and since its start: the ledger knows nothing of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Replica {
+    /// What is kept of the vendor's answers.
+    pub cache: CacheLine,
+    /// Every account.
+    pub accounts: Vec<LendingLine>,
+    /// Every sink that looks records up.
+    pub enrichment: Vec<EnrichmentLine>,
+}
+
+/// What is kept of the vendor's answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CacheLine {
+    /// How many.
+    pub entries: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// An account's requests.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LendingLine {
+    /// The account's name.
+    pub account: String,
+    /// Requests that the budget has left in this minute.
+    pub minute_left: u64,
+    /// And in this hour.
+    pub hour_left: u64,
+    /// Requests at the door.
+    pub requests: u64,
+    /// Those of them that the budget had nothing left for.
+    pub throttled: u64,
+    /// Lookups, for the door and for sinks, whose answer may be kept.
+    pub lookups: u64,
+    /// Those of them that cost no request: the answer was kept, or another lookup brought it.
+    pub hits: u64,
+    /// Their part; none before the first.
+    pub hit_ratio: Option<f64>,
+}
+
+/// What a sink has looked up for its events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EnrichmentLine {
+    /// The sink.
+    pub sink: String,
+    /// Records that the stream itself told.
+    pub stream: u64,
+    /// Records that were kept.
+    pub cache: u64,
+    /// Records that the vendor was asked for.
+    pub vendor: u64,
+    /// Lookups without an answer.
+    pub missed: u64,
+    /// Whether events wait for an answer now.
+    pub waiting: bool,
 }
 
 /// The ledger.

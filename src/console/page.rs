@@ -16,6 +16,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     pages.set_undefined_behavior(UndefinedBehavior::Strict);
     pages.add_filter("count", count);
     pages.add_filter("span", span);
+    pages.add_filter("size", size);
     pages.add_template(NAME, include_str!("console.html")).expect("the template is tested");
     pages
 });
@@ -44,6 +45,11 @@ pub(super) fn count(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Bytes as a person says them: `34.5 KiB`.
+pub(super) fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 /// Seconds as a person says them: `0.4 s`, `12 s`, `3 min`, `5 h 20 min`, `2 d 4 h`.

@@ -87,6 +87,27 @@ fn overview() -> Overview {
             range: "from 4f2a to tail".into(),
             at,
         }],
+        replica: Some(Replica {
+            cache: CacheLine { entries: 1_234, bytes: 4_096 },
+            accounts: vec![LendingLine {
+                account: "acme".into(),
+                minute_left: 90,
+                hour_left: 5_990,
+                requests: 14,
+                throttled: 2,
+                lookups: 8,
+                hits: 6,
+                hit_ratio: Some(0.754),
+            }],
+            enrichment: vec![EnrichmentLine {
+                sink: "ops".into(),
+                stream: 4,
+                cache: 3,
+                vendor: 2_345,
+                missed: 1,
+                waiting: true,
+            }],
+        }),
         events: vec![event(12_357, "deal.updated", "456"), event(12_356, "contact.created", "<script>")],
     }
 }
@@ -123,6 +144,9 @@ async fn the_page_shows_streams_sinks_counts_lag_and_gaps_and_escapes_all_of_it(
         "Rehydrated",
         "2 d 23 h",
         "75 s",
+        "1\u{202F}234 of the vendor’s answers are kept, 4.0 KiB",
+        "<td class=\"number\">75 %</td>",
+        "4 by the stream, 3 by the cache, 2\u{202F}345 by the vendor, 1 without an answer; events wait now",
         "The broker is a demo &lt;i&gt;broker",
         "the breaker is open",
         "&lt;b&gt;the endpoint&lt;&#x2f;b&gt;",
@@ -163,11 +187,17 @@ async fn an_empty_ledger_has_a_page_too_and_the_root_leads_to_it() {
         sinks: Vec::new(),
         gaps: Vec::new(),
         rehydrations: Vec::new(),
+        replica: None,
         events: Vec::new(),
         ..overview()
     };
     let (status, _, page) = get("/console", Ok(empty)).await;
-    assert!(status.is_success() && page.contains("Nothing is recorded yet.") && !page.contains("class=\"notice"));
+    assert!(
+        status.is_success()
+            && page.contains("Nothing is recorded yet.")
+            && !page.contains("Door and budget")
+            && !page.contains("class=\"notice")
+    );
     let (status, headers, _) = get("/", Ok(overview())).await;
     assert!(status.is_redirection() && headers[header::LOCATION] == "/console");
     let (status, headers, _) = get("/console/style.css", Ok(overview())).await;

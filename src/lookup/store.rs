@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::marks::{Account, Standing};
 use crate::event::AccountName;
 use crate::sell::Forward;
-use crate::telemetry::metrics::PASSTHROUGH_CACHE_BYTES;
+use crate::telemetry::metrics::{PASSTHROUGH_CACHE_BYTES, PASSTHROUGH_CACHE_ENTRIES};
 
 /// An answer is kept for lookups of records for so long, and longer where the configuration says so.
 const KEPT: Duration = Duration::from_hours(1);
@@ -53,6 +53,7 @@ pub(super) struct Store {
     /// The longest body that is kept.
     most: usize,
     bytes: metrics::Gauge,
+    entries: metrics::Gauge,
 }
 
 impl Kept {
@@ -94,7 +95,8 @@ impl Store {
         let weigh = |_: &Key, kept: &Arc<Kept>| u32::try_from(kept.body.len() + BESIDE).unwrap_or(u32::MAX);
         let cache = Cache::builder().max_capacity(bytes).weigher(weigh).time_to_live(at_least.max(KEPT)).build();
         let most = usize::try_from(bytes / PART).unwrap_or(usize::MAX).saturating_sub(BESIDE).min(MOST);
-        Self { cache, most, bytes: metrics::gauge!(PASSTHROUGH_CACHE_BYTES) }
+        let (bytes, entries) = (metrics::gauge!(PASSTHROUGH_CACHE_BYTES), metrics::gauge!(PASSTHROUGH_CACHE_ENTRIES));
+        Self { cache, most, bytes, entries }
     }
 
     #[cfg(test)]
@@ -117,7 +119,9 @@ impl Store {
         }
         self.cache.run_pending_tasks();
         #[expect(clippy::cast_precision_loss, reason = "a gauge")]
-        self.bytes.set(self.cache.weighted_size() as f64);
+        let set = |gauge: &metrics::Gauge, value: u64| gauge.set(value as f64);
+        set(&self.bytes, self.cache.weighted_size());
+        set(&self.entries, self.cache.entry_count());
     }
 }
 

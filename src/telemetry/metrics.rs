@@ -178,6 +178,8 @@ metrics! {
         "Changes that made kept answers old, by cause: event, write.";
     Gauge PASSTHROUGH_CACHE_BYTES = "standpipe_passthrough_cache_bytes" []
         "Bytes of the vendor's answers that are kept.";
+    Gauge PASSTHROUGH_CACHE_ENTRIES = "standpipe_passthrough_cache_entries" []
+        "The vendor's answers that are kept.";
     Gauge SHARD_OWNED = "standpipe_shard_owned" ["shard"]
         "1 while this replica owns the shard.";
     Counter GAPS_TOTAL = "standpipe_gaps_total" ["reason"]

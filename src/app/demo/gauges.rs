@@ -3,37 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::screen::{Scene, SinkScene};
+use crate::app::samples::{samples, whole};
 use crate::telemetry::metrics::{LEDGER_EVENTS_TOTAL, SINK_LAG_EVENTS, SINK_LAG_SECONDS, SINK_STATE, SOURCE_AT_TOP};
-
-/// One line of the text format.
-#[derive(Debug, PartialEq)]
-struct Sample<'t> {
-    name: &'t str,
-    labels: Vec<(&'t str, &'t str)>,
-    value: f64,
-}
-
-impl<'t> Sample<'t> {
-    /// Labels of ours hold neither quotes nor commas.
-    fn parse(line: &'t str) -> Option<Self> {
-        let (series, value) = line.rsplit_once(' ')?;
-        let (name, labels) = match series.split_once('{') {
-            Some((name, labels)) => (name, labels.strip_suffix('}')?),
-            None => (series, ""),
-        };
-        let label = |text: &'t str| Some((text.split_once('=')?.0, text.split_once('=')?.1.trim_matches('"')));
-        Some(Self { name, labels: labels.split(',').filter_map(label).collect(), value: value.parse().ok()? })
-    }
-
-    fn label(&self, name: &str) -> Option<&'t str> {
-        self.labels.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
-    }
-}
 
 /// Puts the metrics into a scene. `sinks` are the names and kinds, in the order in which they are shown.
 pub(super) fn read(text: &str, sinks: &[(&str, &str)], scene: &mut Scene) {
     let mut found: BTreeMap<&str, SinkScene> = BTreeMap::new();
-    for sample in text.lines().filter(|line| !line.starts_with('#')).filter_map(Sample::parse) {
+    for sample in samples(text) {
         let mut sink = |change: &dyn Fn(&mut SinkScene)| {
             if let Some(name) = sample.label("sink") {
                 change(found.entry(name).or_default());
@@ -57,11 +33,6 @@ pub(super) fn read(text: &str, sinks: &[(&str, &str)], scene: &mut Scene) {
         .iter()
         .map(|(name, kind)| SinkScene { kind: (*kind).to_owned(), ..found.remove(name).unwrap_or_default() })
         .collect();
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float is cut to the integer's range")]
-fn whole(value: f64) -> u64 {
-    value as u64
 }
 
 #[cfg(test)]
