@@ -9,9 +9,9 @@ use crate::support::kafka::{Isolation, Kafka};
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
 use crate::support::receiver::VerifyingReceiver;
+use crate::support::setup::{SECRET, Setup};
 use crate::support::wait::{hold, wait_for, wait_until};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const LONG: Duration = Duration::from_mins(1);
 
 /// A running pipe with a Kafka sink `crm` and a webhook sink `ops`, on a backlog that stands still.
@@ -26,34 +26,11 @@ impl Pipe {
     async fn start(deployment: &str, backlog: usize) -> Self {
         let simulator = Simulator::start(&["--rate", "0", "--backlog", &backlog.to_string()]).await;
         let receiver = VerifyingReceiver::start(SECRET, None).await;
-        let configuration = format!(
-            r#"
-deployment = "{deployment}"
-[ledger]
-url = "{}"
-[accounts.acme]
-base_url = "{}"
-token = "0123456789"
-poll_interval = "200ms"
-requests_per_minute = 6000
-requests_per_hour = 100000
-[sinks.crm]
-type = "kafka"
-brokers = "{}"
-topic = "{deployment}.all"
-[sinks.ops]
-type = "webhook"
-url = "{}"
-secret = "{SECRET}"
-allow_http = true
-allow_networks = ["127.0.0.0/8"]
-"#,
-            Postgres::shared().await.database().await,
-            simulator.url(),
-            Kafka::shared().await.brokers(),
-            receiver.url(),
-        );
-        let mut daemon = Daemon::start(deployment, &configuration);
+        let setup = Setup::new(deployment, &Postgres::shared().await.database().await)
+            .account("acme", &simulator.url())
+            .kafka("crm", &Kafka::shared().await.brokers(), &format!("{deployment}.all"))
+            .webhook("ops", &receiver.url());
+        let mut daemon = Daemon::start(deployment, setup.text());
         daemon.wait_ready(LONG).await;
         Self { daemon, simulator, receiver, deployment: deployment.to_owned() }
     }

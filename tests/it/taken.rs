@@ -2,7 +2,6 @@
 //! the others go on (INV-15).
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -13,9 +12,9 @@ use crate::support::kafka::{Isolation, Kafka, More};
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
 use crate::support::receiver::VerifyingReceiver;
+use crate::support::setup::{SECRET, Setup};
 use crate::support::wait::{wait_for, wait_until};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const LONG: Duration = Duration::from_mins(2);
 const ACLS: &str = "org.apache.kafka.tools.AclCommand";
 const TOPICS: &str = "org.apache.kafka.tools.TopicCommand";
@@ -39,21 +38,13 @@ impl Pipe {
         })
         .await;
         let simulator = Simulator::start(&["--seed", "5", "--rate", "20", "--backlog", "100"]).await;
-        let mut text = format!(
-            "deployment = \"taken\"\n[ledger]\nurl = \"{}\"\nlease_ttl = \"4s\"\n[accounts.acme]\nbase_url = \"{}\"\n\
-             token = \"t\"\npoll_interval = \"200ms\"\nrequests_per_minute = 60000\nrequests_per_hour = 3600000\n",
-            Postgres::shared().await.database().await,
-            simulator.url()
-        );
+        let mut setup = Setup::new("taken", &Postgres::shared().await.database().await)
+            .with("lease_ttl = \"4s\"")
+            .account("acme", &simulator.url());
         for sink in SINKS {
-            write!(
-                text,
-                "[sinks.{sink}]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"taken.{sink}\"\npartitions = 3\n",
-                kafka.brokers()
-            )
-            .unwrap();
+            setup = setup.kafka(sink, &kafka.brokers(), &format!("taken.{sink}")).with("partitions = 3");
         }
-        let mut daemon = Daemon::start("taken", &text);
+        let mut daemon = Daemon::start("taken", setup.text());
         daemon.wait_ready(LONG).await;
         let pipe = Self { kafka, simulator, daemon };
         for sink in SINKS {
@@ -139,17 +130,11 @@ async fn a_ledger_that_has_moved_goes_on_while_a_cluster_cannot_be_asked_who_els
     let simulator = Simulator::start(&["--seed", "6", "--rate", "0", "--backlog", "50"]).await;
     let receiver = VerifyingReceiver::start(SECRET, None).await;
     let database = Postgres::shared().await.database().await;
-    let configuration = format!(
-        "deployment = \"moved\"\n[ledger]\nurl = \"{database}\"\n[accounts.acme]\nbase_url = \"{}\"\n\
-         token = \"t\"\npoll_interval = \"200ms\"\nrequests_per_minute = 60000\nrequests_per_hour = 3600000\n\
-         [sinks.crm]\ntype = \"kafka\"\nbrokers = \"{}\"\ntopic = \"moved.all\"\n\
-         [sinks.ops]\ntype = \"webhook\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\nallow_http = true\n\
-         allow_networks = [\"127.0.0.0/8\"]\n",
-        simulator.url(),
-        kafka.brokers(),
-        receiver.url()
-    );
-    let mut daemon = Daemon::start("moved", &configuration);
+    let setup = Setup::new("moved", &database)
+        .account("acme", &simulator.url())
+        .kafka("crm", &kafka.brokers(), "moved.all")
+        .webhook("ops", &receiver.url());
+    let mut daemon = Daemon::start("moved", setup.text());
     daemon.wait_ready(LONG).await;
     wait_until("the sinks have the backlog", LONG, async || {
         let messages = kafka.try_read("moved.all", "beginning", Isolation::ReadCommitted).await.unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod program;
 pub mod raw;
 pub mod receiver;
+pub mod setup;
 pub mod switch;
 pub mod toxiproxy;
 pub mod wait;

@@ -56,6 +56,82 @@ pub(super) const fn resource(
     Resource { path, under: None, name, kinds, verbs, attributes, either: &[] }
 }
 
+/// What contacts and leads have in common: who they are, and how they are reached.
+const REACHED: [Attribute; 12] = [
+    text("title"),
+    long("description"),
+    text("industry"),
+    text("website"),
+    text("email"),
+    text("phone"),
+    text("mobile"),
+    text("fax"),
+    text("twitter"),
+    text("facebook"),
+    text("linkedin"),
+    text("skype"),
+];
+
+/// A person, or an organization.
+const CONTACT: [Attribute; 30] = joined(&[
+    &[
+        ID,
+        CREATOR,
+        OWNER,
+        boolean("is_organization").fixed(),
+        refers("contact_id", &[Kind::Organization]),
+        refers("parent_organization_id", &[Kind::Organization]),
+        text("name").defaulted(),
+        text("first_name"),
+        text("last_name"),
+        Attribute::new("customer_status", Of::Choice(&["none", "current", "past"])),
+        Attribute::new("prospect_status", Of::Choice(&["none", "current", "lost"])),
+    ],
+    &REACHED,
+    &[
+        ADDRESS,
+        Attribute::new("billing_address", Of::Address),
+        Attribute::new("shipping_address", Of::Address),
+        TAGS,
+        CUSTOM,
+        CREATED,
+        UPDATED,
+    ],
+]);
+
+/// Somebody who may become one of both.
+const LEAD: [Attribute; 25] = joined(&[
+    &[
+        ID,
+        CREATOR,
+        OWNER,
+        text("first_name"),
+        text("last_name"),
+        text("organization_name"),
+        text("status").defaulted(),
+        refers("source_id", &[Kind::LeadSource]),
+    ],
+    &REACHED,
+    &[ADDRESS, TAGS, CUSTOM, CREATED, UPDATED],
+]);
+
+/// Lists of attributes as one; it does not compile where `N` is not their number.
+const fn joined<const N: usize>(lists: &[&[Attribute]]) -> [Attribute; N] {
+    let mut all = [ID; N];
+    let (mut list, mut at) = (0, 0);
+    while list < lists.len() {
+        let mut of_list = 0;
+        while of_list < lists[list].len() {
+            all[at] = lists[list][of_list];
+            at += 1;
+            of_list += 1;
+        }
+        list += 1;
+    }
+    assert!(at == N);
+    all
+}
+
 pub(super) const RESOURCES: &[Resource] = &[
     Resource {
         path: "contacts",
@@ -63,38 +139,7 @@ pub(super) const RESOURCES: &[Resource] = &[
         name: "contact",
         kinds: CONTACTS,
         verbs: UPSERT,
-        attributes: &[
-            ID,
-            CREATOR,
-            OWNER,
-            boolean("is_organization").fixed(),
-            refers("contact_id", &[Kind::Organization]),
-            refers("parent_organization_id", &[Kind::Organization]),
-            text("name").defaulted(),
-            text("first_name"),
-            text("last_name"),
-            Attribute::new("customer_status", Of::Choice(&["none", "current", "past"])),
-            Attribute::new("prospect_status", Of::Choice(&["none", "current", "lost"])),
-            text("title"),
-            long("description"),
-            text("industry"),
-            text("website"),
-            text("email"),
-            text("phone"),
-            text("mobile"),
-            text("fax"),
-            text("twitter"),
-            text("facebook"),
-            text("linkedin"),
-            text("skype"),
-            ADDRESS,
-            Attribute::new("billing_address", Of::Address),
-            Attribute::new("shipping_address", Of::Address),
-            TAGS,
-            CUSTOM,
-            CREATED,
-            UPDATED,
-        ],
+        attributes: &CONTACT,
         // A person needs a last name, an organization a name: which of them it is decides.
         either: &[],
     },
@@ -104,33 +149,7 @@ pub(super) const RESOURCES: &[Resource] = &[
         name: "lead",
         kinds: &[Kind::Lead],
         verbs: UPSERT,
-        attributes: &[
-            ID,
-            CREATOR,
-            OWNER,
-            text("first_name"),
-            text("last_name"),
-            text("organization_name"),
-            text("status").defaulted(),
-            refers("source_id", &[Kind::LeadSource]),
-            text("title"),
-            long("description"),
-            text("industry"),
-            text("website"),
-            text("email"),
-            text("phone"),
-            text("mobile"),
-            text("fax"),
-            text("twitter"),
-            text("facebook"),
-            text("linkedin"),
-            text("skype"),
-            ADDRESS,
-            TAGS,
-            CUSTOM,
-            CREATED,
-            UPDATED,
-        ],
+        attributes: &LEAD,
         either: &["last_name", "organization_name"],
     },
     resource(

@@ -221,38 +221,35 @@ fn hit(field: &Field<'_>, id: u64, projection: &[String]) -> Option<Value> {
 
 /// `[{"name":"x"}]`
 fn names(asked: Option<&Value>, field: &Field<'_>) -> Result<Vec<String>, Wrong> {
-    let wrong = || "`projection` must be an array of names".to_owned();
-    let Some(asked) = asked else { return Ok(Vec::new()) };
-    asked
-        .as_array()
-        .ok_or_else(wrong)?
-        .iter()
-        .map(|part| {
-            let name = part.get("name").and_then(Value::as_str).ok_or_else(wrong)?;
-            field.knows(name).map(|()| name.to_owned())
-        })
-        .collect()
+    each(asked, "`projection` must be an array of names", |part| {
+        let Some(name) = part.get("name").and_then(Value::as_str) else { return Ok(None) };
+        field.knows(name).map(|()| Some(name.to_owned()))
+    })
 }
 
 /// `[{"attribute":{"name":"value"},"order":"descending"}]`
 fn sorted(asked: Option<&Value>, field: &Field<'_>) -> Result<Vec<(String, bool)>, Wrong> {
-    let wrong = || "`sort` must be an array of attributes with an order".to_owned();
+    each(asked, "`sort` must be an array of attributes with an order", |part| {
+        let name = part.get("attribute").and_then(|attribute| attribute.get("name")).and_then(Value::as_str);
+        let Some(name) = name else { return Ok(None) };
+        field.knows(name)?;
+        match part.get("order").and_then(Value::as_str).unwrap_or("ascending") {
+            "asc" | "ascending" => Ok(Some((name.to_owned(), false))),
+            "desc" | "descending" => Ok(Some((name.to_owned(), true))),
+            other => Err(format!("there is no order `{other}`")),
+        }
+    })
+}
+
+/// Reads every part of a list; `must` says what is wrong where it is none, or where `read` gives nothing of a part.
+fn each<T>(
+    asked: Option<&Value>,
+    must: &str,
+    read: impl Fn(&Value) -> Result<Option<T>, Wrong>,
+) -> Result<Vec<T>, Wrong> {
     let Some(asked) = asked else { return Ok(Vec::new()) };
-    asked
-        .as_array()
-        .ok_or_else(wrong)?
-        .iter()
-        .map(|part| {
-            let name = part.get("attribute").and_then(|attribute| attribute.get("name")).and_then(Value::as_str);
-            let name = name.ok_or_else(wrong)?;
-            field.knows(name)?;
-            match part.get("order").and_then(Value::as_str).unwrap_or("ascending") {
-                "asc" | "ascending" => Ok((name.to_owned(), false)),
-                "desc" | "descending" => Ok((name.to_owned(), true)),
-                other => Err(format!("there is no order `{other}`")),
-            }
-        })
-        .collect()
+    let parts = asked.as_array().ok_or_else(|| must.to_owned())?;
+    parts.iter().map(|part| read(part)?.ok_or_else(|| must.to_owned())).collect()
 }
 
 /// `[{"name":"total","attribute":{"name":"value"},"type":"sum"}]`, and `terms` for groups with their counts.

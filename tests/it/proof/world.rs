@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::support::kafka::{Kafka, Message};
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
+use crate::support::setup::Setup;
 use crate::support::wait::{wait_for, wait_until};
 
 pub const LONG: Duration = Duration::from_mins(1);
@@ -29,28 +30,12 @@ impl Pipe {
         let simulator = Simulator::start(&["--rate", "0", "--backlog", &backlog.to_string()]).await;
         let kafka = Kafka::shared().await;
         let topic = format!("{deployment}.all");
-        let configuration = format!(
-            r#"
-deployment = "{deployment}"
-[ledger]
-url = "{}"
-lease_ttl = "4s"
-[accounts.acme]
-base_url = "{}"
-token = "0123456789"
-poll_interval = "200ms"
-requests_per_minute = 6000
-requests_per_hour = 100000
-[sinks.crm]
-type = "kafka"
-brokers = "{}"
-topic = "{topic}"
-{more}"#,
-            Postgres::shared().await.database().await,
-            simulator.url(),
-            kafka.brokers(),
-        );
-        let mut daemon = Daemon::start(deployment, &configuration);
+        let setup = Setup::new(deployment, &Postgres::shared().await.database().await)
+            .with("lease_ttl = \"4s\"")
+            .account("acme", &simulator.url())
+            .kafka("crm", &kafka.brokers(), &topic)
+            .with(more);
+        let mut daemon = Daemon::start(deployment, setup.text());
         daemon.wait_ready(LONG).await;
         let pipe = Self { daemon, simulator, kafka, topic };
         pipe.wait_taken(backlog).await;
@@ -89,6 +74,16 @@ topic = "{topic}"
             let status = self.status().await;
             let sink = &status["sinks"][0];
             (sink["state"] == state).then(|| sink["error"].as_str().unwrap_or_default().to_owned())
+        })
+        .await
+    }
+
+    /// Waits until the sink tells an error that says this.
+    pub async fn wait_error(&self, says: &str) -> String {
+        wait_for(format!("crm says {says}"), LONG, async || {
+            let status = self.status().await;
+            let error = status["sinks"][0]["error"].as_str().unwrap_or_default().to_owned();
+            error.contains(says).then_some(error)
         })
         .await
     }

@@ -2,15 +2,14 @@
 //! holds the backlog is cut off instead. INV-14, INV-15.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::receiver::{Receiver, Reply};
-use super::world::SECRET;
 use crate::support::postgres::Postgres;
 use crate::support::program::{Daemon, Simulator};
+use crate::support::setup::Setup;
 use crate::support::wait::{hold, wait_for, wait_until};
 
 const LONG: Duration = Duration::from_mins(1);
@@ -29,24 +28,15 @@ impl Pipe {
     async fn start(name: &'static str, hold: &str) -> Self {
         let simulator = Simulator::start(&["--rate", RATE, "--backlog", "10"]).await;
         let (good, bad) = (Receiver::good().await, Receiver::start(|_| Reply::Status(503)).await);
-        let mut configuration = format!(
-            "deployment = \"{name}\"\n[ledger]\nurl = \"{}\"\nmax_backlog = \"1MiB\"\nbacklog_hold = \"{hold}\"\n\
-             [accounts.acme]\nbase_url = \"{}\"\ntoken = \"t\"\npoll_interval = \"200ms\"\n\
-             requests_per_minute = 6000\nrequests_per_hour = 100000\n",
-            Postgres::shared().await.database().await,
-            simulator.url()
-        );
+        let mut setup = Setup::new(name, &Postgres::shared().await.database().await)
+            .with(&format!("max_backlog = \"1MiB\"\nbacklog_hold = \"{hold}\""))
+            .account("acme", &simulator.url());
         for (sink, receiver) in [("good", &good), ("bad", &bad)] {
-            write!(
-                configuration,
-                "[sinks.{sink}]\ntype = \"webhook\"\nurl = \"{}\"\nsecret = \"{SECRET}\"\nallow_http = true\n\
-                 allow_networks = [\"127.0.0.0/8\"]\nretry_schedule = [\"500ms\", \"500ms\", \"5m\", \"5m\"]\n\
-                 breaker.probe_after = \"500ms\"\n",
-                receiver.url()
-            )
-            .unwrap();
+            setup = setup
+                .webhook(sink, &receiver.url())
+                .with("retry_schedule = [\"500ms\", \"500ms\", \"5m\", \"5m\"]\nbreaker.probe_after = \"500ms\"");
         }
-        let daemon = Daemon::start(name, &configuration);
+        let daemon = Daemon::start(name, setup.text());
         Self { daemon, good, bad, simulator }
     }
 
