@@ -56,11 +56,17 @@ pub enum Mutant {
     RedirectFollowed,
     /// Addresses are looked at in the URL, and not where a name has led to them.
     AddressUnchecked,
+    /// An event drops no kept answer.
+    EventUnheard,
+    /// An answer that was on its way when its record changed counts as of now.
+    OldAnswerKept,
+    /// An event that must wait for a lookup goes without.
+    WaitSkipped,
 }
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 24] = [
+    pub const ALL: [(&'static str, Self); 27] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -85,6 +91,9 @@ impl Mutant {
         ("held-unread", Self::HeldUnread),
         ("redirect-followed", Self::RedirectFollowed),
         ("address-unchecked", Self::AddressUnchecked),
+        ("event-unheard", Self::EventUnheard),
+        ("old-answer-kept", Self::OldAnswerKept),
+        ("wait-skipped", Self::WaitSkipped),
     ];
 }
 

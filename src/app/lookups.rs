@@ -147,3 +147,7 @@ impl fmt::Debug for Lookups {
         f.debug_struct("Lookups").field("recent", &self.recent).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "lookups_tests.rs"]
+mod tests;

@@ -291,7 +291,8 @@ impl Lookups {
         };
         match told.await {
             Ok(Read::Whole(status, headers, body)) => {
-                let kept = Arc::new(Kept::new((status, headers, body), (asked, Instant::now()), era, standing));
+                let kept =
+                    Arc::new(Kept::new((status, headers, body), (asked, Instant::now()), era, standing.of_answer()));
                 if era.is_some() || !self.0.stale_if_error.is_zero() {
                     self.0.store.keep(key, kept.clone());
                 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use super::subject::{Subject, also};
 use crate::event::{AccountName, Page, Tenure};
+use crate::mutant::{Mutant, planted};
 use crate::telemetry::metrics::PASSTHROUGH_CACHE_DROPS_TOTAL;
 
 /// Moves with each change of what it stands for.
@@ -17,6 +18,15 @@ struct Mark(AtomicU64);
 pub(super) struct Standing(Vec<(Arc<Mark>, u64)>);
 
 impl Standing {
+    /// The same marks as an answer is kept with.
+    pub(super) fn of_answer(self) -> Self {
+        if planted(Mutant::OldAnswerKept) {
+            let now = |(mark, _): (Arc<Mark>, u64)| (mark.0.load(Ordering::Acquire), mark);
+            return Self(self.0.into_iter().map(now).map(|(is, mark)| (mark, is)).collect());
+        }
+        self
+    }
+
     /// Whether nothing has changed since.
     pub(super) fn holds(&self) -> bool {
         self.0.iter().all(|(mark, was)| mark.0.load(Ordering::Acquire) == *was)
@@ -108,7 +118,7 @@ impl Accounts {
         if page.gap.is_some() || !page.rejected.is_empty() {
             account.moved_all(By::Event);
         }
-        if page.events.is_empty() {
+        if page.events.is_empty() || planted(Mutant::EventUnheard) {
             return;
         }
         account.any.0.fetch_add(1, Ordering::AcqRel);

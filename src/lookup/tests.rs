@@ -234,6 +234,21 @@ async fn an_answer_that_an_event_overtakes_is_given_once_and_not_kept_as_fresh()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_is_old_when_it_comes_is_not_kept_as_fresh() {
+    let scene = Scene::new(Duration::ZERO);
+    let _era = scene.begin();
+    scene.company.change("deals", "7");
+    scene.company.delays.lock().unwrap().push((1, 500));
+    let (told, ()) = tokio::join!(scene.get("v2/deals/7"), async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        scene.company.change("deals", "7");
+        scene.event("deal", "7");
+    });
+    assert_eq!(told, (Outcome::Miss, 1));
+    assert_eq!(scene.get("v2/deals/7").await, (Outcome::Miss, 2), "it was old when it came");
+}
+
+#[tokio::test(start_paused = true)]
 async fn identical_lookups_are_one_call_and_go_on_when_the_one_who_asked_goes_away() {
     let scene = Scene::new(Duration::ZERO);
     let _era = scene.begin();
@@ -364,6 +379,37 @@ async fn a_record_is_told_as_old_as_is_allowed() {
         *scene.company.status.lock().unwrap() = Some(status);
         assert_eq!(record(Duration::ZERO).await, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_of_a_record_is_told_while_nobody_may_be_asked() {
+    let scene = Scene::new(Duration::from_mins(10));
+    let era = scene.begin();
+    scene.company.change("contacts", "7");
+    let max_age = Duration::from_mins(10);
+    let kept = |id: &str| scene.lookups.kept_record(&scene.vendor, "contacts", id, max_age);
+    assert_eq!(kept("7"), None);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    scene.lookups.record(&scene.vendor, "contacts", "7", max_age, deadline).await.unwrap().expect("it is there");
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    let found = kept("7").expect("it is kept");
+    assert_eq!((&found.record[..], found.cached), (&br#"{"7":1}"#[..], true));
+    assert!(found.age >= Duration::from_mins(2), "{:?}", found.age);
+    assert_eq!((kept("8"), scene.asked()), (None, 1), "nobody is asked");
+    tokio::time::sleep(Duration::from_mins(8)).await;
+    assert_eq!(kept("7"), None, "it is older than it may be");
+    let fresh = async || {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        scene.lookups.record(&scene.vendor, "contacts", "7", Duration::ZERO, deadline).await.unwrap();
+    };
+    fresh().await;
+    assert!(kept("7").is_some());
+    scene.event("contact", "7");
+    assert_eq!(kept("7"), None, "an event has overtaken it, and stale_if_error is no word on events");
+    fresh().await;
+    assert!(kept("7").is_some());
+    drop(era);
+    assert_eq!(kept("7"), None, "another replica may record what overtakes it");
 }
 
 /// What may happen at a time, in milliseconds.

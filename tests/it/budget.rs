@@ -210,6 +210,22 @@ proptest! {
     }
 }
 
+/// A tight hour: what a replica made of its slice, and died before it could say so, is known to nobody.
+#[test]
+fn what_a_dead_replica_held_counts_for_its_whole_hour() {
+    let limits = Limits { per_second: None, per_minute: 300, per_hour: 30 };
+    let mut wishes: Vec<Wish> = vec![(0, 0, Priority::Firehose); 20];
+    // When its slice is over, and the time in which it might still come back and tell.
+    wishes.extend(vec![(300_000, 1, Priority::Firehose); 20]);
+    let troubles = Troubles { slow: 100, dies: Some((0, 260)), ..Troubles::default() };
+    let taken = run(limits, 2, &wishes, &troubles, None);
+    let early = taken.iter().filter(|(at, _)| *at < Duration::from_secs(1)).count();
+    assert_eq!(early, 20, "it used what it held, and had no time to tell");
+    let soon = taken.iter().filter(|(at, _)| *at < Duration::from_secs(320)).count();
+    is_within(limits, &taken).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((soon, taken.len()), (30, 40), "the rest waits until the hour is over");
+}
+
 /// Doors that are stormed at two replicas leave the streams of one of them what is theirs.
 #[test]
 fn the_streams_keep_their_part_while_two_doors_are_stormed() {

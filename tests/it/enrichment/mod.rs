@@ -1,6 +1,7 @@
 //! Lookups in the pipe of the real daemon: a vendor that is down, what is asked of it and how often, and what arrives.
 
 mod front;
+mod vendor;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! Evidence that anyone can check: `verify` against real topics to which a test does by hand what should never happen.
 
 mod reconcile;
-mod world;
+pub mod world;
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::support::kafka::Message;
 use crate::support::wait::wait_until;
 
 /// The numbers of what was found: missing, duplicate, reordered, altered, unlinked.
-fn found(proof: &Value) -> [u64; 5] {
+pub fn found(proof: &Value) -> [u64; 5] {
     ["missing", "duplicate", "reordered", "altered", "unlinked"].map(|fault| proof[fault].as_u64().unwrap())
 }
 
