@@ -53,6 +53,8 @@ pub const ALL: &[&str] = &[
     "ledger::before_renew",
     "ledger::before_retention",
     "ledger::after_retention",
+    "sell::before_grant_kept",
+    "sell::after_grant_kept",
     // An end, and a hand-over.
     "app::after_sources",
     "app::after_recorder",

@@ -28,7 +28,7 @@ pub(super) async fn run<B: BudgetBook + StreamBook>(
         let kept = now.vendors().iter().map(|(account, vendor)| keep(account, vendor, &book, &done));
         let replaced = async {
             // Who never changes it has dropped the sender.
-            if settings.changed().await.is_err() {
+            if let Some(Err(_)) = stop.run_until_cancelled(settings.changed()).await {
                 stop.cancelled().await;
             }
             done.cancel();

@@ -9,6 +9,7 @@ mod backlog;
 mod budgets;
 mod copies;
 pub mod demo;
+mod grants;
 pub mod ground;
 pub mod health;
 mod held;

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Clock;
-use crate::config::{Config, SinkKind};
+use crate::config::{Auth, Config, SinkKind};
 use crate::console::{
-    AuditLine, GapLine, Ledger as LedgerLine, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine, VoidLine,
+    AuditLine, GapLine, GrantLine, Ledger as LedgerLine, Overview, RehydrationLine, ShardLine, SinkLine, StreamLine,
+    VoidLine,
 };
 use crate::event::ports::LedgerError;
-use crate::ledger::Ledger;
+use crate::ledger::{GrantStatus, Ledger};
 
 /// More gaps than this are for `gaps list`.
 const GAPS: u32 = 100;
@@ -102,6 +103,7 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
                     .collect(),
             })
             .collect(),
+        grants: grants(config, ledger.grant_rows().await?),
         streams: streams.collect(),
         sinks: sinks.collect(),
         gaps: gaps.collect(),
@@ -109,4 +111,28 @@ pub async fn look(config: &Config, ledger: &Ledger, clock: &Clock) -> Result<Ove
         replica: None,
         events: Vec::new(),
     })
+}
+
+/// Every account that is authorized by OAuth, whether it has a grant yet or not.
+fn grants(config: &Config, mut kept: Vec<GrantStatus>) -> Vec<GrantLine> {
+    let of_oauth = config.accounts.iter().filter(|(_, account)| matches!(account.auth, Auth::OAuth { .. }));
+    let lines = of_oauth.map(|(name, _)| {
+        let at = kept.iter().position(|row| row.account == name.as_str());
+        grant(name.as_str(), at.map(|at| kept.swap_remove(at)))
+    });
+    lines.collect()
+}
+
+fn grant(account: &str, kept: Option<GrantStatus>) -> GrantLine {
+    let (state, error) = match &kept {
+        Some(GrantStatus { refused: Some(why), .. }) => {
+            let error = format!("{why}; authorize it anew: `standpipe accounts authorize {account}`");
+            ("reauth_required", Some(error))
+        }
+        Some(GrantStatus { kept_at: Some(_), .. }) => ("ok", None),
+        _ => ("none", None),
+    };
+    let (renewed_at, expires_at, refused_at) =
+        kept.map_or((None, None, None), |kept| (kept.kept_at, kept.expires_at, kept.refused_at));
+    GrantLine { account: account.to_owned(), state, renewed_at, expires_at, refused_at, error }
 }

@@ -19,7 +19,7 @@ use super::shard::{self, Shared};
 use super::stages::StageError;
 use super::tasks::{Ended, Tasks};
 use super::vitals::ProgramVitals;
-use super::{budgets, pages, signals};
+use super::{budgets, grants, pages, signals};
 use crate::admin::{self, Keys};
 use crate::clock::Clock;
 use crate::config::{Config, SecretError, SinkKind};
@@ -35,6 +35,8 @@ use crate::telemetry::series;
 
 /// Brokers get this long even when the ledger took all of `startup_timeout`.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+/// At the end, an exchange of a refresh token that is under way gets this long: cut off, it costs a new authorization.
+const LAST_EXCHANGE: Duration = Duration::from_secs(5);
 
 /// What `run` needs.
 #[derive(Clone, Debug)]
@@ -218,6 +220,17 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
             spawn_server(&mut servers, "listener", listener, pages, &doors);
             let spent = CancellationToken::new();
             let mut budgets = Tasks::<std::convert::Infallible>::default();
+            let no_more = stop.child_token();
+            let mut grants = Tasks::<std::convert::Infallible>::default();
+            grants.spawn("grants", {
+                // From the stop on none is begun: the tokens that there are last for a drain.
+                let (ledger, health, stop) = (opened.ledger.clone(), health.clone(), no_more.clone());
+                let current = current.clone();
+                async move {
+                    grants::run(ledger, current, health, stop).await;
+                    Ok(())
+                }
+            });
             budgets.spawn("budgets", {
                 let (ledger, spent) = (opened.ledger.clone(), spent.clone());
                 async move {
@@ -252,6 +265,11 @@ pub async fn run(program: Program, stop: CancellationToken) -> Result<(), RunErr
             );
             let mut opened = opened;
             let result = shards(shared, config.drain_timeout, opened.database_ended(), stop).await;
+            no_more.cancel();
+            let late = grants.drain(Instant::now() + LAST_EXCHANGE, |_, _| {}).await;
+            if !late.is_empty() {
+                tracing::warn!("the exchange of a refresh token was cut off: the account may need a new authorization");
+            }
             // What is held of the budgets is given back while there is a ledger.
             spent.cancel();
             budgets.drain(Instant::now() + Duration::from_secs(1), |_, _| {}).await;

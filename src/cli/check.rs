@@ -10,8 +10,8 @@ use super::output::{line, printable};
 use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
 use crate::config::{
-    AccountConfig, Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig,
-    SinkKind,
+    AccountConfig, Auth, Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig,
+    SinkConfig, SinkKind,
 };
 use crate::event::OnMiss;
 use crate::event::ports::Dialect;
@@ -54,6 +54,8 @@ struct AccountReport {
     dialect: &'static str,
     streams: Vec<String>,
     events: Vec<String>,
+    /// By what requests are authorized.
+    authorization: &'static str,
     guarantee: &'static str,
     /// What its requests may be, and what is left over for lookups.
     budget: String,
@@ -124,6 +126,10 @@ fn report(ready: &Ready) -> Report {
                 },
                 streams: account.streams.clone(),
                 events: account.events.clone(),
+                authorization: match account.auth {
+                    Auth::Token(_) => "a token",
+                    Auth::OAuth { .. } => "OAuth 2.0",
+                },
                 guarantee: "recorded exactly once",
                 budget: budget(account),
             })
@@ -289,6 +295,7 @@ fn text(report: &Report) -> String {
         let (streams, events) = (account.streams.join(" "), account.events.join(" "));
         say(format_args!("\naccount {}: {}", account.account, account.guarantee));
         say(format_args!("  {}, dialect {}, streams {streams}, events {events}", account.base_url, account.dialect));
+        say(format_args!("  authorized by {}", account.authorization));
         say(format_args!("  budget: {}", account.budget));
     }
     for sink in &report.sinks {

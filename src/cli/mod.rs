@@ -1,6 +1,8 @@
 //! The command line: design.md section 9. Each verb has its file; this one lists them.
 
+mod accounts;
 mod attach;
+mod authorize;
 mod check;
 mod completions;
 mod config;
@@ -94,12 +96,19 @@ pub fn load(global: &Global) -> Result<Ready, Failure> {
 fn load_and(global: &Global, further: impl FnOnce(&Config) -> Vec<Problem>) -> Result<Loaded, Failure> {
     let environment = crate::config::process_environment();
     let files = crate::config::discover(&global.config, &environment);
-    let overrides: Vec<Override> = global
-        .set
-        .iter()
-        .map(|(key, value)| Override { flag: "--set".to_owned(), key: key.clone(), value: value.clone() })
-        .collect();
-    crate::config::load_and(&files, environment, &overrides, further).map_err(Failure::configuration)
+    crate::config::load_and(&files, environment, &overrides(global), further).map_err(Failure::configuration)
+}
+
+/// As [`load`], but the refresh token of an account may be missing. Gives the file that is named for it, if one is.
+fn load_to_authorize(global: &Global, account: &str) -> Result<(Loaded, Option<PathBuf>), Failure> {
+    let environment = crate::config::process_environment();
+    let files = crate::config::discover(&global.config, &environment);
+    crate::config::load_to_authorize(&files, environment, &overrides(global), account).map_err(Failure::configuration)
+}
+
+fn overrides(global: &Global) -> Vec<Override> {
+    let given = global.set.iter();
+    given.map(|(key, value)| Override { flag: "--set".to_owned(), key: key.clone(), value: value.clone() }).collect()
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,10 +121,13 @@ enum Verb {
     Reload(reload::Options),
     /// See events flow: a simulated Sell, a database, a broker and a webhook receiver around the service
     Demo(demo::Options),
-    /// Write a first configuration
+    /// Write a first configuration, and authorize its account where that is by OAuth 2.0
     Init(init::Options),
     /// Say what a configuration means and promises, and whether everything that it needs answers
     Check(check::Options),
+    /// Accounts: authorize one by OAuth 2.0
+    #[command(subcommand)]
+    Accounts(accounts::Options),
     /// Show how everything stands: shards, streams, sinks, lag
     Status(status::Options),
     /// Show events as they are recorded
@@ -177,6 +189,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
     match verb {
         Verb::Run(options) => run::run(&global, &options).await,
         Verb::Demo(options) => demo::run(&options).await,
+        Verb::Accounts(options) => accounts::run(&global, &options).await,
         Verb::Status(options) => status::run(&global, &options).await,
         Verb::Tail(options) => tail::run(&global, &options).await,
         Verb::Streams(options) => streams::run(&global, &options).await,
@@ -190,7 +203,7 @@ async fn dispatch(cli: Cli) -> Result<(), Failure> {
         Verb::Migrate(options) => migrate::run(&global, &options).await,
         Verb::Simulate(options) => simulate::run(*options).await,
         Verb::Reload(options) => reload::run(&global, options),
-        Verb::Init(options) => init::run(&global, &options),
+        Verb::Init(options) => init::run(&global, &options).await,
         Verb::Check(options) => check::run(&global, &options).await,
         Verb::Config(options) => config::run(&global, &options),
         Verb::Healthcheck(options) => healthcheck::run(&global, &options).await,

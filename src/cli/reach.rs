@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Ready;
 use crate::clock::Clock;
-use crate::config::{AccountConfig, Config, KafkaConfig, LedgerUrl, SinkKind, WebhookConfig};
+use crate::config::{AccountConfig, Auth, Config, KafkaConfig, LedgerUrl, SinkKind, WebhookConfig};
 use crate::event::{AccountName, SinkName};
 use crate::ledger::{Database, Ledger, OpenDisposition, OpenError, newest_schema};
 use crate::sell;
@@ -73,12 +73,17 @@ impl Finding {
 pub(super) async fn look(ready: &Ready) -> Vec<Finding> {
     let config = &ready.loaded.config;
     let clock = Clock::system();
-    let accounts = join_all(config.accounts.iter().map(|(name, config)| account(name, config, &clock)));
     let sinks = join_all(config.sinks.iter().map(async |(name, sink)| match &sink.kind {
         SinkKind::Kafka(kafka) => kafka_sink(config, name, kafka).await,
         SinkKind::Webhook(webhook) => webhook_sink(name, webhook).await,
     }));
-    let (ledger, accounts, sinks) = tokio::join!(ledger(config), accounts, sinks);
+    let ledger_and_accounts = async {
+        let (finding, ledger) = ledger(config).await;
+        // What an account is authorized by may stand in the ledger.
+        let asked = config.accounts.iter().map(|(name, config)| account(name, config, &clock, ledger.as_ref()));
+        (finding, join_all(asked).await)
+    };
+    let ((ledger, accounts), sinks) = tokio::join!(ledger_and_accounts, sinks);
     let mut findings = vec![state_dir(&config.state_dir), ledger];
     findings.extend(accounts);
     findings.extend(sinks);
@@ -100,14 +105,14 @@ fn state_dir(path: &Path) -> Finding {
     }
 }
 
-/// Whether the database answers and what is in it fits.
-async fn ledger(config: &Config) -> Finding {
+/// Whether the database answers and what is in it fits; and the ledger, where it does.
+async fn ledger(config: &Config) -> (Finding, Option<Ledger>) {
     let what = "ledger".to_owned();
     let url = match &config.ledger.url {
         LedgerUrl::Postgres(url) => url.clone(),
         LedgerUrl::Embedded => {
             let fact = format!("a private PostgreSQL under {}, started by `run`", config.state_dir.display());
-            return Finding::good(what, vec![fact]);
+            return (Finding::good(what, vec![fact]), running(config).await);
         }
     };
     let asked = tokio::time::timeout(PATIENCE, async {
@@ -120,19 +125,29 @@ async fn ledger(config: &Config) -> Finding {
         let schema = database.schema().await.map_err(told)?;
         let newest = newest_schema();
         if schema < newest && config.ledger.migrate {
-            return Ok(vec![format!("the schema is at version {schema}, `run` will bring it to {newest}")]);
+            return Ok((vec![format!("the schema is at version {schema}, `run` will bring it to {newest}")], None));
         }
         match Ledger::attach(&config.ledger, &url, &config.deployment).await {
-            Ok(ledger) => Ok(vec![format!("ledger {}, schema at version {schema}", ledger.id())]),
-            Err(OpenError::Absent) => Ok(vec![format!("schema at version {schema}, the first `run` makes the ledger")]),
+            Ok(ledger) => Ok((vec![format!("ledger {}, schema at version {schema}", ledger.id())], Some(ledger))),
+            Err(OpenError::Absent) => {
+                Ok((vec![format!("schema at version {schema}, the first `run` makes the ledger")], None))
+            }
             Err(error) => Err(told(error)),
         }
     });
     match asked.await {
-        Ok(Ok(facts)) => Finding::good(what, facts),
-        Ok(Err((state, error))) => Finding { state, ..Finding::out_of_reach(what, error) },
-        Err(_) => Finding::out_of_reach(what, format!("no answer within {} s", PATIENCE.as_secs())),
+        Ok(Ok((facts, ledger))) => (Finding::good(what, facts), ledger),
+        Ok(Err((state, error))) => (Finding { state, ..Finding::out_of_reach(what, error) }, None),
+        Err(_) => (Finding::out_of_reach(what, format!("no answer within {} s", PATIENCE.as_secs())), None),
     }
+}
+
+/// The embedded ledger of a daemon that runs now, where an account needs it.
+async fn running(config: &Config) -> Option<Ledger> {
+    config.accounts.values().find(|account| matches!(account.auth, Auth::OAuth { .. }))?;
+    let url = super::attach::ledger_url(config).read().ok()?;
+    let attached = Ledger::attach(&config.ledger, &url, &config.deployment);
+    tokio::time::timeout(PATIENCE, attached).await.ok()?.ok()
 }
 
 /// Whether the brokers answer, let it initialise transactions, and keep what is written to them.
@@ -177,9 +192,9 @@ async fn webhook_sink(name: &SinkName, webhook: &WebhookConfig) -> Finding {
     }
 }
 
-async fn account(name: &AccountName, config: &AccountConfig, clock: &Clock) -> Finding {
+async fn account(name: &AccountName, config: &AccountConfig, clock: &Clock, ledger: Option<&Ledger>) -> Finding {
     let what = format!("account {name}");
-    let Ok(report) = tokio::time::timeout(PATIENCE, sell::check(name, config, clock)).await else {
+    let Ok(report) = tokio::time::timeout(PATIENCE, sell::check(name, config, clock, ledger)).await else {
         return Finding::out_of_reach(what, format!("no answer within {} s", PATIENCE.as_secs()));
     };
     let state = match (report.reachable, report.good()) {
@@ -187,10 +202,10 @@ async fn account(name: &AccountName, config: &AccountConfig, clock: &Clock) -> F
         (true, false) => State::Wrong,
         (true, true) => State::Good,
     };
-    let mut facts = Vec::new();
+    let mut facts = vec![format!("authorized {}", report.authorization)];
     facts.extend(report.dialect.map(|dialect| format!("speaks the {} dialect", dialect.as_str())));
     facts.extend(report.requests.map(|(minute, hour)| format!("{minute} requests a minute, {hour} an hour")));
-    if state == State::Good {
+    if state == State::Good && report.firehose == Some(true) {
         facts.push(format!("streams: {}", report.streams.join(" ")));
     }
     Finding { what, state, facts, errors: report.errors, warnings: report.warnings }

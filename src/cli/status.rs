@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::attach::attach;
-use super::output::{Format, Table, line, printable, span};
+use super::output::{Format, Table, line, printable, span, timestamp};
 use super::{Failure, Global, healthcheck};
 use crate::app::{overview, replica};
 use crate::clock::Clock;
@@ -38,6 +38,12 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
         let owner = row.owner.clone().unwrap_or_else(|| "nobody: is standpipe running?".to_owned());
         shards.row([row.shard.to_string(), owner, row.epoch.to_string(), row.head.to_string()]);
     }
+    let mut grants = Table::new(&["ACCOUNT", "AUTHORIZATION", "RENEWED", "GOOD UNTIL", "ERROR"], "");
+    for row in &status.grants {
+        let time = |at: Option<time::OffsetDateTime>| at.map_or_else(|| "-".to_owned(), timestamp);
+        let (renewed, until) = (time(row.renewed_at), time(row.expires_at));
+        grants.row([row.account.clone(), row.state.to_owned(), renewed, until, row.error.clone().unwrap_or_default()]);
+    }
     let mut streams = Table::new(&["STREAM", "STATE", "LAG", "HEADROOM"], "no streams yet");
     for row in &status.streams {
         let lag = if row.top { "at top".to_owned() } else { seconds(row.lag_seconds) };
@@ -58,7 +64,11 @@ pub async fn run(global: &Global, options: &Options) -> Result<(), Failure> {
             row.error.clone().unwrap_or_default(),
         ]);
     }
-    line(&format!("\n{shards}\n\n{streams}\n\n{sinks}"))?;
+    line(&format!("\n{shards}"))?;
+    if !status.grants.is_empty() {
+        line(&format!("\n{grants}"))?;
+    }
+    line(&format!("\n{streams}\n\n{sinks}"))?;
     for void in status.shards.iter().flat_map(|shard| &shard.voids) {
         line(&format!(
             "\nseqs {} to {} are void: the ledger was rewound behind Kafka on {}",

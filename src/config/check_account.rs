@@ -1,7 +1,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
+
 use super::check::Checker;
+use super::key::read_key;
 use super::raw::{RawAccount, RawDedupeBy, RawDialect, RawOauth, RawOnGap, RawStreamStart};
 use super::types::{AccountConfig, Auth, DedupeBy, DialectChoice, OnGap, StreamStart};
 use crate::event::ports::Dialect;
@@ -79,7 +82,23 @@ fn auth(
     let client_secret = to.secret(&path("client_secret"), oauth.client_secret, oauth.client_secret_file, needed);
     let needed = Some("is missing; give `refresh_token` or `refresh_token_file`");
     let refresh_token = to.secret(&path("refresh_token"), oauth.refresh_token, oauth.refresh_token_file, needed);
-    Some(Auth::OAuth { client_id: client_id?, client_secret: client_secret?.0, refresh_token: refresh_token?.0 })
+    let needed = Some(
+        "is missing; the ledger keeps the tokens encrypted under it: write 32 random bytes into a file of mode 0600 \
+         (`openssl rand -hex 32`), the same for every replica, and name it by `key_file`",
+    );
+    let in_file = oauth.key_file.is_some();
+    let key = to.secret(&path("key"), oauth.key, oauth.key_file, needed);
+    if key.as_ref().is_some_and(|(_, text)| read_key(text.expose_secret()).is_none()) {
+        let key = if in_file { path("key_file") } else { path("key") };
+        to.refuse(&key, "not a key: 32 bytes in hex or base64, as `openssl rand -hex 32` makes them");
+        return None;
+    }
+    Some(Auth::OAuth {
+        client_id: client_id?,
+        client_secret: client_secret?.0,
+        refresh_token: refresh_token?.0,
+        key: key?.0,
+    })
 }
 
 /// The origin alone: paths belong to the dialects, and the token goes nowhere else.

@@ -10,6 +10,7 @@ use super::environment::{Override, environment, flags};
 use super::interpolate::interpolate;
 use super::problem::{ConfigErrors, Origin, Origins, Problem};
 use super::raw::{RawConfig, RawSink};
+use super::scalar::{Name, SecretText};
 use super::show::show;
 use super::tree::{Node, Table, Value, into_config, join};
 use super::types::Config;
@@ -71,6 +72,35 @@ pub fn load_and(
     overrides: &[Override],
     further: impl FnOnce(&Config) -> Vec<Problem>,
 ) -> Result<Loaded, ConfigErrors> {
+    load_with(files, env, overrides, |_| (), further).map(|(loaded, ())| loaded)
+}
+
+/// Loads a configuration in which the refresh token of `account` may be missing, because it is to be made now. Gives the file
+/// that it names for it, if it names one.
+pub fn load_to_authorize(
+    files: &[PathBuf],
+    env: impl IntoIterator<Item = (String, String)>,
+    overrides: &[Override],
+    account: &str,
+) -> Result<(Loaded, Option<PathBuf>), ConfigErrors> {
+    let take = |raw: &mut RawConfig| {
+        let oauth = raw.accounts.get_mut(&Name(account.to_owned()))?.oauth.as_mut()?;
+        let file = oauth.refresh_token_file.take().map(|path| path.0);
+        // Stands for what is to come.
+        oauth.refresh_token.get_or_insert_with(|| SecretText("none yet".to_owned()));
+        file
+    };
+    load_with(files, env, overrides, take, |_| Vec::new())
+}
+
+/// `prepare` sees the merged layers before they are checked.
+fn load_with<T>(
+    files: &[PathBuf],
+    env: impl IntoIterator<Item = (String, String)>,
+    overrides: &[Override],
+    prepare: impl FnOnce(&mut RawConfig) -> T,
+    further: impl FnOnce(&Config) -> Vec<Problem>,
+) -> Result<(Loaded, T), ConfigErrors> {
     let env: Vec<(String, String)> = env.into_iter().collect();
     let mut problems = Vec::new();
     let mut texts = Vec::new();
@@ -85,7 +115,7 @@ pub fn load_and(
         }
     }
     let texts: Vec<(&Path, &str)> = texts.iter().map(|(path, text)| (path.as_path(), text.as_str())).collect();
-    let loaded = combine(&texts, &env, overrides, problems, further);
+    let loaded = combine(&texts, &env, overrides, problems, (prepare, further));
     loaded.map_err(|mut errors| {
         if files.is_empty() {
             errors.0.push(Problem {
@@ -108,16 +138,17 @@ pub fn parse(name: &str, text: &str) -> Result<Loaded, ConfigErrors> {
 
 /// As [`parse`], with an environment.
 pub fn parse_with(name: &str, text: &str, env: &[(String, String)]) -> Result<Loaded, ConfigErrors> {
-    combine(&[(Path::new(name), text)], env, &[], Vec::new(), |_| Vec::new())
+    let hooks = (|_: &mut RawConfig| (), |_: &Config| Vec::new());
+    combine(&[(Path::new(name), text)], env, &[], Vec::new(), hooks).map(|(loaded, ())| loaded)
 }
 
-fn combine(
+fn combine<T>(
     files: &[(&Path, &str)],
     env: &[(String, String)],
     overrides: &[Override],
     mut problems: Vec<Problem>,
-    further: impl FnOnce(&Config) -> Vec<Problem>,
-) -> Result<Loaded, ConfigErrors> {
+    (prepare, further): (impl FnOnce(&mut RawConfig) -> T, impl FnOnce(&Config) -> Vec<Problem>),
+) -> Result<(Loaded, T), ConfigErrors> {
     let mut bad = Vec::new();
     let variable = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let mut layers = vec![defaults()];
@@ -158,7 +189,7 @@ fn combine(
     let origins = Origins::new(places, hidden);
     drop_untyped_sinks(&mut layers, &bad);
 
-    let raw = match merge(layers) {
+    let mut raw = match merge(layers) {
         Ok(raw) => in_file_order(raw, &origins),
         Err(key) => {
             // The walk has checked every type, so this only happens with a bug of ours; the message of the
@@ -167,11 +198,12 @@ fn combine(
             return Err(ConfigErrors(problems));
         }
     };
+    let prepared = prepare(&mut raw);
     let shown = show(&raw, &origins);
     let (config, warnings) = check(raw, &origins, bad, &mut problems);
     problems.extend(further(&config));
     ConfigErrors::check(problems)?;
-    Ok(Loaded { config, warnings, shown })
+    Ok((Loaded { config, warnings, shown }, prepared))
 }
 
 fn defaults() -> Table {
@@ -190,11 +222,12 @@ fn defaults() -> Table {
 }
 
 /// Keys of which one replaces the others of an earlier layer.
-const TWINS: [&[&str]; 6] = [
+const TWINS: [&[&str]; 7] = [
     &["url", "url_file"],
     &["token", "token_file", "oauth"],
     &["client_secret", "client_secret_file"],
     &["refresh_token", "refresh_token_file"],
+    &["key", "key_file"],
     &["secret", "secret_file", "secrets", "secret_files"],
     &["signing_key", "signing_key_file"],
 ];

@@ -15,6 +15,7 @@ mod check_sink;
 mod document;
 mod environment;
 mod interpolate;
+mod key;
 mod load;
 mod problem;
 mod raw;
@@ -30,7 +31,8 @@ mod walk;
 
 pub use check_sink::{OWNED_PROPERTIES, is_secret_header, is_secret_property};
 pub use environment::Override;
-pub use load::{Loaded, discover, load, load_and, parse, parse_with, process_environment};
+pub use key::{KEY_BYTES, read_key};
+pub use load::{Loaded, discover, load, load_and, load_to_authorize, parse, parse_with, process_environment};
 pub use problem::{ConfigErrors, Origin, Origins, Problem};
 pub use schema::{Reference, reference, schema};
 pub use secret::{Secret, SecretError};

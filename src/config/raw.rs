@@ -245,6 +245,10 @@ pub(super) struct RawOauth {
     pub refresh_token: Option<SecretText>,
     /// A file that holds `refresh_token`.
     pub refresh_token_file: Option<PathText>,
+    /// The key under which the ledger keeps the tokens: 32 bytes in hex or base64. This or `key_file` must be given.
+    pub key: Option<SecretText>,
+    /// A file that holds `key`.
+    pub key_file: Option<PathText>,
 }
 
 /// Declares an enum of lower-case words.

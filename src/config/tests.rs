@@ -386,6 +386,24 @@ fn show_tells_every_value_with_its_origin() {
     shown.parse::<toml_edit::DocumentMut>().unwrap();
 }
 
+#[test]
+fn the_key_of_an_oauth_grant_is_needed_and_is_32_bytes() {
+    let oauth = |key: &str| {
+        let table = "oauth = { client_id = \"id\", client_secret = \"s\", refresh_token = \"r\"";
+        LEAST.replace("token = \"t0ken\"", &format!("{table}{key} }}"))
+    };
+    let missing = errors(&oauth(""));
+    assert!(missing.len() == 1 && missing[0].contains("accounts.acme.oauth.key: is missing"), "{missing:?}");
+    assert!(missing[0].contains("openssl rand -hex 32"), "{missing:?}");
+    let short = errors(&oauth(", key = \"5ecret\""));
+    assert!(short.len() == 1 && short[0].contains("not a key") && !short[0].contains("5ecret"), "{short:?}");
+    let key = "00".repeat(32);
+    assert!(parse("f.toml", &oauth(&format!(", key = \"{key}\""))).is_ok());
+    let (_folder, path) = file("nothing");
+    let wrong = errors(&oauth(&format!(", key_file = \"{}\"", path.display())));
+    assert!(wrong.len() == 1 && wrong[0].contains("accounts.acme.oauth.key_file: not a key"), "{wrong:?}");
+}
+
 /// A configuration with the canary in every place that takes a secret.
 fn planted(canary: &str) -> String {
     format!(
@@ -402,6 +420,7 @@ token = "{canary}"
 client_id = "id"
 client_secret = "{canary}"
 refresh_token = "{canary}"
+key = "{canary}"
 [sinks.crm]
 type = "kafka"
 brokers = "k:9092"

@@ -217,6 +217,8 @@ pub enum Auth {
         client_secret: Secret,
         /// The refresh token to begin with.
         refresh_token: Secret,
+        /// The key under which the ledger keeps the tokens; [`read_key`](super::read_key) reads it.
+        key: Secret,
     },
 }
 

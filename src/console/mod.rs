@@ -19,8 +19,8 @@ use axum::routing::get;
 use futures_util::future::BoxFuture;
 
 pub use model::{
-    AuditLine, CacheLine, EnrichmentLine, EventLine, GapLine, Ledger, LendingLine, Overview, RehydrationLine, Replica,
-    ShardLine, SinkLine, StreamLine, VoidLine,
+    AuditLine, CacheLine, EnrichmentLine, EventLine, GapLine, GrantLine, Ledger, LendingLine, Overview,
+    RehydrationLine, Replica, ShardLine, SinkLine, StreamLine, VoidLine,
 };
 
 /// How long the page waits for what it shows.

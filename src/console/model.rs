@@ -17,6 +17,8 @@ pub struct Overview {
     pub ledger: Ledger,
     /// Every shard.
     pub shards: Vec<ShardLine>,
+    /// Every account that is authorized by OAuth.
+    pub grants: Vec<GrantLine>,
     /// Every stream.
     pub streams: Vec<StreamLine>,
     /// Every sink, once for each shard.
@@ -155,6 +157,26 @@ pub struct RehydrationLine {
     /// When it was ready to go on; none while it is not.
     #[serde(with = "time::serde::rfc3339::option")]
     pub done_at: Option<OffsetDateTime>,
+}
+
+/// An account that is authorized by OAuth.
+#[derive(Clone, Debug, Serialize)]
+pub struct GrantLine {
+    /// The account's name.
+    pub account: String,
+    /// `ok`, `reauth_required`, or `none` before the first refresh.
+    pub state: &'static str,
+    /// When its tokens were last renewed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub renewed_at: Option<OffsetDateTime>,
+    /// When its access token ends.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub expires_at: Option<OffsetDateTime>,
+    /// Since when a person is needed.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub refused_at: Option<OffsetDateTime>,
+    /// What is wrong with it, and the way out.
+    pub error: Option<String>,
 }
 
 /// A stream.

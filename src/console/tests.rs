@@ -62,6 +62,14 @@ fn overview() -> Overview {
             head: 12_457,
             voids: vec![VoidLine { from: 7, to: 106, at }],
         }],
+        grants: vec![GrantLine {
+            account: "acme".into(),
+            state: "reauth_required",
+            renewed_at: Some(at),
+            expires_at: Some(at),
+            refused_at: Some(at),
+            error: Some("the vendor answered 400: <i>invalid_grant</i>".into()),
+        }],
         streams: vec![stream("deals", "active", true, Some(0.0)), stream("leads", "stuck", false, Some(75.0))],
         sinks: vec![
             sink("crm", "kafka", "running", 12),
@@ -87,28 +95,32 @@ fn overview() -> Overview {
             range: "from 4f2a to tail".into(),
             at,
         }],
-        replica: Some(Replica {
-            cache: CacheLine { entries: 1_234, bytes: 4_096 },
-            accounts: vec![LendingLine {
-                account: "acme".into(),
-                minute_left: 90,
-                hour_left: 5_990,
-                requests: 14,
-                throttled: 2,
-                lookups: 8,
-                hits: 6,
-                hit_ratio: Some(0.754),
-            }],
-            enrichment: vec![EnrichmentLine {
-                sink: "ops".into(),
-                stream: 4,
-                cache: 3,
-                vendor: 2_345,
-                missed: 1,
-                waiting: true,
-            }],
-        }),
+        replica: Some(replica()),
         events: vec![event(12_357, "deal.updated", "456"), event(12_356, "contact.created", "<script>")],
+    }
+}
+
+fn replica() -> Replica {
+    Replica {
+        cache: CacheLine { entries: 1_234, bytes: 4_096 },
+        accounts: vec![LendingLine {
+            account: "acme".into(),
+            minute_left: 90,
+            hour_left: 5_990,
+            requests: 14,
+            throttled: 2,
+            lookups: 8,
+            hits: 6,
+            hit_ratio: Some(0.754),
+        }],
+        enrichment: vec![EnrichmentLine {
+            sink: "ops".into(),
+            stream: 4,
+            cache: 3,
+            vendor: 2_345,
+            missed: 1,
+            waiting: true,
+        }],
     }
 }
 
@@ -141,6 +153,9 @@ async fn the_page_shows_streams_sinks_counts_lag_and_gaps_and_escapes_all_of_it(
         "at least once",
         "deal.updated",
         "position expired",
+        "reauth_required",
+        "2026-11-24T10:52:07Z",
+        "400: &lt;i&gt;invalid_grant",
         "Rehydrated",
         "2 d 23 h",
         "75 s",
@@ -183,6 +198,7 @@ async fn an_empty_ledger_has_a_page_too_and_the_root_leads_to_it() {
         notice: None,
         reasons: Vec::new(),
         shards: Vec::new(),
+        grants: Vec::new(),
         streams: Vec::new(),
         sinks: Vec::new(),
         gaps: Vec::new(),

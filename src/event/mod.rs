@@ -8,6 +8,7 @@ mod batch;
 pub mod budget;
 mod chain;
 mod delivery;
+pub mod grant;
 mod lookup;
 mod names;
 mod page;

@@ -26,6 +26,7 @@ mod database;
 mod deliveries;
 mod deliveries_dead;
 mod dictionary;
+mod grants;
 mod home;
 mod house;
 mod lease;
@@ -49,6 +50,7 @@ mod wishes;
 
 pub use backlog::Backlog;
 pub use deliveries_dead::{DeadLetter, DeadLetters, FailedAttempt, WholeDeadLetter};
+pub use grants::GrantStatus;
 pub use home::Home;
 pub use lease::{Held, Lease, LeaseBook};
 pub use open::{Database, Ledger, OpenDisposition, OpenError, newest_schema};

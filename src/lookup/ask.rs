@@ -379,7 +379,7 @@ async fn tries(vendor: &Vendor, forward: &Forward, how: &How) -> Result<Response
                     let told = &error as &dyn std::error::Error;
                     tracing::warn!(account = %vendor.account(), error = told, "a lookup got no answer from the vendor");
                     match error {
-                        SellError::Unreachable { .. } => Unanswered::Unreachable,
+                        SellError::Unreachable { .. } | SellError::NoAccessToken { .. } => Unanswered::Unreachable,
                         _ => Unanswered::Credential,
                     }
                 });

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::budget::{Limits, Priority};
 use super::client::Vendor;
@@ -10,6 +11,7 @@ use super::firehose::small;
 use super::{Poll, wire};
 use crate::clock::Clock;
 use crate::config::{AccountConfig, DialectChoice};
+use crate::event::grant::GrantBook;
 use crate::event::ports::Dialect;
 use crate::event::{AccountName, Position};
 use crate::telemetry::causes;
@@ -36,6 +38,8 @@ pub struct CheckReport {
     pub streams: Vec<String>,
     /// The vendor's clock less ours, in seconds; none where it does not say.
     pub clock_skew_seconds: Option<f64>,
+    /// How it is authorized, in words.
+    pub authorization: String,
     /// Requests a minute and an hour.
     pub requests: Option<(u32, u32)>,
     /// What is wrong, with the way out.
@@ -54,7 +58,14 @@ impl CheckReport {
 
 /// Asks the vendor what `run` would ask first: who speaks there, whether the token is good, whether the Firehose can
 /// be read, and what time it is. Makes two requests at most (three where a token is refreshed).
-pub async fn check(account: &AccountName, config: &AccountConfig, clock: &Clock) -> CheckReport {
+///
+/// A refresh token is used as `run` uses it, by the row of `grants` that replicas share: without one the vendor is not asked.
+pub async fn check<B: GrantBook>(
+    account: &AccountName,
+    config: &AccountConfig,
+    clock: &Clock,
+    grants: Option<&B>,
+) -> CheckReport {
     let mut report = CheckReport {
         account: account.clone(),
         reachable: false,
@@ -63,23 +74,56 @@ pub async fn check(account: &AccountName, config: &AccountConfig, clock: &Clock)
         firehose: None,
         streams: Vec::new(),
         clock_skew_seconds: None,
+        authorization: "by a token".to_owned(),
         requests: None,
         errors: Vec::new(),
         warnings: Vec::new(),
     };
-    if let Err(error) = look(account, config, clock, &mut report).await {
+    if let Err(error) = authorize_and_look(config, clock, grants, &mut report).await {
         report.judge(&error);
     }
     report
 }
 
+async fn authorize_and_look<B: GrantBook>(
+    config: &AccountConfig,
+    clock: &Clock,
+    grants: Option<&B>,
+    report: &mut CheckReport,
+) -> Result<(), SellError> {
+    let vendor = Vendor::new(&report.account, config, clock.clone())?;
+    if !vendor.is_oauth() {
+        return look(&vendor, config, clock, report).await;
+    }
+    "by OAuth 2.0".clone_into(&mut report.authorization);
+    let Some(grants) = grants else {
+        report.reachable = true;
+        report.warnings.push(
+            "the vendor was not asked: access tokens are kept in the ledger, and there is none yet; the first `run` uses \
+             the configured refresh token"
+                .to_owned(),
+        );
+        return Ok(());
+    };
+    let done = CancellationToken::new();
+    let asked = async {
+        let told = look(&vendor, config, clock, report).await;
+        if let Some(left) = vendor.token_valid_for() {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+            report.authorization = format!("by OAuth 2.0; its access token is good for {left}, then it is renewed");
+        }
+        done.cancel();
+        told
+    };
+    tokio::join!(asked, vendor.keep_grant(grants, &|_: Option<&str>| {}, &done)).0
+}
+
 async fn look(
-    account: &AccountName,
+    vendor: &Vendor,
     config: &AccountConfig,
     clock: &Clock,
     report: &mut CheckReport,
 ) -> Result<(), SellError> {
-    let vendor = Vendor::new(account, config, clock.clone())?;
     let mut call = small(Method::GET, &["v3", "firehose"], None);
     call.timeout = PATIENCE;
     let listing = vendor.call(&call).await;
@@ -111,7 +155,7 @@ async fn look(
                 report.warnings.push(format!("the stream {configured:?} is configured, but not listed by the vendor"));
             }
         }
-        Dialect::Live => check_live(&vendor, config, report).await?,
+        Dialect::Live => check_live(vendor, config, report).await?,
     }
     Ok(())
 }
@@ -141,9 +185,19 @@ async fn check_live(vendor: &Vendor, config: &AccountConfig, report: &mut CheckR
 
 impl CheckReport {
     fn judge(&mut self, error: &SellError) {
-        self.reachable |=
-            !matches!(error, SellError::Client { .. } | SellError::Credential { .. } | SellError::Unreachable { .. });
+        self.reachable |= !matches!(
+            error,
+            SellError::Client { .. }
+                | SellError::Credential { .. }
+                | SellError::Unreachable { .. }
+                | SellError::NoAccessToken { .. }
+        );
+        let authorize = format!("; authorize it anew: `standpipe accounts authorize {}`", self.account);
         let advice = match error {
+            SellError::ReauthRequired { .. } => {
+                self.token_accepted = Some(false);
+                authorize.as_str()
+            }
             SellError::Unauthorized { .. } => {
                 self.token_accepted = Some(false);
                 "; check the token, and that it belongs to this account"

@@ -5,15 +5,17 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
-use secrecy::ExposeSecret;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
-use super::auth::{Authorizer, Bearer, Refresh, RefreshRequest, refused_refresh};
+use super::auth::{Authorizer, Bearer};
 use super::budget::{Budget, Limits, Priority, Slot};
 use super::error::{SellDisposition, SellError, excerpt};
+use super::grant;
 use crate::clock::Clock;
 use crate::config::{AccountConfig, DialectChoice};
 use crate::event::AccountName;
+use crate::event::grant::GrantBook;
 use crate::event::ports::Dialect;
 use crate::http::{self, Transport};
 use crate::mask::Mask;
@@ -171,6 +173,40 @@ impl Vendor {
         self.0.authorizer.changed_since_refused()
     }
 
+    /// Whether the account is authorized by OAuth.
+    #[must_use]
+    pub fn is_oauth(&self) -> bool {
+        self.0.authorizer.grant().is_some()
+    }
+
+    /// Keeps the access token of an account that is authorized by OAuth good until `stop`, shared with all who use the same
+    /// book; nothing else renews it. `told` hears what is wrong with it, and when it is good again. An exchange that is under
+    /// way at the stop is brought to its end. Ends at once for an account with a token.
+    pub async fn keep_grant(
+        &self,
+        book: &impl GrantBook,
+        told: &(impl Fn(Option<&str>) + Sync),
+        stop: &CancellationToken,
+    ) {
+        if let Some(grant) = self.0.authorizer.grant() {
+            grant::keep(grant, self, book, told, stop).await;
+        }
+    }
+
+    /// What is left of the access token's life, where one of OAuth is known and good.
+    #[must_use]
+    pub fn token_valid_for(&self) -> Option<Duration> {
+        self.0.authorizer.grant().and_then(grant::Grant::valid_for)
+    }
+
+    pub(super) fn grant(&self) -> Option<&grant::Grant> {
+        self.0.authorizer.grant()
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        self.0.http.client()
+    }
+
     /// Asks the vendor, within the budget. A 401 is answered by one new token, where one is to be had; the token goes
     /// to the account's own origin only.
     pub async fn call(&self, call: &Call<'_>) -> Result<Answer, SellError> {
@@ -181,10 +217,10 @@ impl Vendor {
     /// As [`Vendor::call`], with a slot of the budget that was taken before.
     pub async fn call_with(&self, call: &Call<'_>, slot: Slot) -> Result<Answer, SellError> {
         let told = async {
-            let bearer = self.0.authorizer.bearer(self).await?;
+            let bearer = self.0.authorizer.bearer().await?;
             match self.send(call, &bearer, slot).await {
                 Err(SellError::Unauthorized { excerpt }) => {
-                    let Some(other) = self.0.authorizer.after_refusal(&bearer, self).await? else {
+                    let Some(other) = self.0.authorizer.after_refusal(&bearer).await? else {
                         return Err(SellError::Unauthorized { excerpt });
                     };
                     let slot = self.0.budget.take(call.priority).await;
@@ -213,7 +249,12 @@ impl Vendor {
         if let Some(body) = &call.body {
             request = request.header(CONTENT_TYPE, "application/json").body(body.clone());
         }
-        self.exchange(call.api, slot, call.most, request).await
+        let told = self.exchange(call.api, slot, call.most, request).await;
+        // Any other answer came from behind the door that a token opens.
+        if !matches!(&told, Err(SellError::Unauthorized { .. } | SellError::Unreachable { .. })) {
+            self.0.authorizer.note_accepted(bearer);
+        }
+        told
     }
 
     async fn exchange(
@@ -303,28 +344,6 @@ impl Vendor {
         let now = date.unwrap_or_else(|| self.0.clock.now());
         let wait = http::retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, now);
         wait.map(|wait| wait.min(LONGEST_RETRY_AFTER))
-    }
-}
-
-impl Refresh for Vendor {
-    async fn refresh(&self, request: RefreshRequest) -> Result<Bytes, SellError> {
-        let mut url = self.0.origin.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(["oauth2", "token"]);
-        }
-        let form = [("grant_type", "refresh_token"), ("refresh_token", request.refresh_token.expose_secret())];
-        let http = self
-            .0
-            .http
-            .client()
-            .post(url)
-            .timeout(REQUEST_TIMEOUT)
-            .basic_auth(&request.client_id, Some(request.client_secret.expose_secret()))
-            .header(ACCEPT, "application/json")
-            .form(&form);
-        let slot = self.0.budget.take(Priority::Firehose).await;
-        let answer = self.exchange("oauth", slot, SMALL_ANSWER, http).await;
-        answer.map(|answer| answer.body).map_err(refused_refresh)
     }
 }
 

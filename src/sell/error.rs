@@ -31,6 +31,24 @@ pub enum SellError {
     /// The configured token cannot be sent at all.
     #[error("the account's token cannot stand in a header: it must be visible ASCII without white space")]
     UnusableToken,
+    /// OAuth: the vendor does not take the refresh token any more. It is not asked again with it.
+    #[error("reauth_required: the vendor does not accept the account's authorization any more ({why})")]
+    ReauthRequired {
+        /// What it said, without a secret.
+        why: String,
+    },
+    /// OAuth: what is configured, or kept in the ledger, gives no access token.
+    #[error("the account's authorization cannot be used: {why}")]
+    UnusableGrant {
+        /// Why, without a secret.
+        why: String,
+    },
+    /// OAuth: there is no access token now.
+    #[error("there is no access token for the account now: {why}")]
+    NoAccessToken {
+        /// Why, without a secret.
+        why: String,
+    },
     /// No answer, or only a part of one.
     #[error("the vendor is out of reach")]
     Unreachable {
@@ -56,7 +74,7 @@ pub enum SellError {
         /// The first bytes of the answer.
         excerpt: String,
     },
-    /// 401, also after one refresh; or the refresh itself was refused.
+    /// 401, also after one refresh.
     #[error("the vendor does not accept the account's token{}", shown(.excerpt))]
     Unauthorized {
         /// The first bytes of the answer.
@@ -143,10 +161,16 @@ impl SellError {
             Self::Throttled { retry_after, .. } | Self::Failed { retry_after, .. } => {
                 SellDisposition::Retry(*retry_after)
             }
-            Self::Client { .. } | Self::Unreachable { .. } | Self::Redirected { .. } | Self::Refused { .. } => {
-                SellDisposition::Retry(None)
-            }
-            Self::Credential { .. } | Self::UnusableToken | Self::Unauthorized { .. } => SellDisposition::Unauthorized,
+            Self::Client { .. }
+            | Self::Unreachable { .. }
+            | Self::Redirected { .. }
+            | Self::Refused { .. }
+            | Self::NoAccessToken { .. } => SellDisposition::Retry(None),
+            Self::Credential { .. }
+            | Self::UnusableToken
+            | Self::Unauthorized { .. }
+            | Self::ReauthRequired { .. }
+            | Self::UnusableGrant { .. } => SellDisposition::Unauthorized,
             Self::Forbidden { .. } => SellDisposition::Forbidden,
             Self::Missing { .. } => SellDisposition::Missing,
             Self::Gone { .. } => SellDisposition::Gap,

@@ -32,12 +32,13 @@ impl Vendor {
     /// be read. A 401 is answered by one new token, where one is to be had, under the budget again. Waits as long as the
     /// vendor takes: the caller sets the deadline. Asks for an answer that is not compressed.
     pub async fn forward(&self, forward: &Forward, priority: Priority, slot: Slot) -> Result<Response, SellError> {
-        let bearer = self.0.authorizer.bearer(self).await?;
+        let bearer = self.0.authorizer.bearer().await?;
         let answer = self.pass(forward, &bearer, slot).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
+            self.0.authorizer.note_accepted(&bearer);
             return Ok(answer);
         }
-        match self.0.authorizer.after_refusal(&bearer, self).await? {
+        match self.0.authorizer.after_refusal(&bearer).await? {
             Some(other) => {
                 let slot = self.budget().take(priority).await;
                 self.pass(forward, &other, slot).await

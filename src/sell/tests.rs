@@ -1,46 +1,47 @@
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use wiremock::matchers::{body_string_contains, header, header_exists, method, path, query_param};
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+use wiremock::matchers::{header, header_exists, method, path, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
 use crate::clock::Clock;
 use crate::config::{AccountConfig, Auth, DedupeBy, DialectChoice, OnGap, Secret, StreamStart};
-use crate::event::Position;
-use crate::event::ports::Dialect;
+use crate::event::grant::{Claimed, GrantBook, GrantClaim, GrantFailure, GrantRow, NewGrant};
+use crate::event::ports::{Dialect, LedgerError};
+use crate::event::{AccountName, Position};
 
-const TOKEN: &str = "/oauth2/token";
 const LISTING: &str = "/v3/firehose";
+
+/// A token needs no book.
+struct NoBook;
+
+impl GrantBook for NoBook {
+    fn grant(&self, _: &AccountName) -> BoxFuture<'_, Result<Option<GrantRow>, LedgerError>> {
+        unreachable!()
+    }
+
+    fn claim_grant(&self, _: GrantClaim) -> BoxFuture<'_, Result<Claimed, LedgerError>> {
+        unreachable!()
+    }
+
+    fn keep_grant(&self, _: NewGrant) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        unreachable!()
+    }
+
+    fn fail_grant(&self, _: &AccountName, _: Uuid, _: GrantFailure) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        unreachable!()
+    }
+}
 
 struct Scene {
     server: MockServer,
-    files: TempDir,
 }
 
 impl Scene {
     async fn start() -> Self {
-        let scene = Self { server: MockServer::start().await, files: tempfile::tempdir().unwrap() };
-        std::fs::write(scene.file("refresh"), "refresh-1\n").unwrap();
-        std::fs::write(scene.file("client"), "client-secret\n").unwrap();
-        scene
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.files.path().join(name)
-    }
-
-    fn held(&self) -> String {
-        std::fs::read_to_string(self.file("refresh")).unwrap().trim().to_owned()
-    }
-
-    fn oauth(&self) -> Auth {
-        Auth::OAuth {
-            client_id: "client".to_owned(),
-            client_secret: Secret::file(self.file("client")),
-            refresh_token: Secret::file(self.file("refresh")),
-        }
+        Self { server: MockServer::start().await }
     }
 
     fn config(&self, auth: Auth) -> AccountConfig {
@@ -66,20 +67,6 @@ impl Scene {
         Vendor::new(&"acme".into(), &self.config(auth), Clock::system()).unwrap()
     }
 
-    /// The token endpoint takes one refresh token once and gives an access token, and another refresh token.
-    async fn grants(&self, spent: &str, access: &str, rotated: Option<&str>) {
-        let granted = serde_json::json!({"access_token": access, "refresh_token": rotated, "expires_in": 3_600});
-        Mock::given(method("POST"))
-            .and(path(TOKEN))
-            .and(header("authorization", "Basic Y2xpZW50OmNsaWVudC1zZWNyZXQ="))
-            .and(body_string_contains("grant_type=refresh_token"))
-            .and(body_string_contains(format!("refresh_token={spent}")))
-            .respond_with(ResponseTemplate::new(200).set_body_json(granted))
-            .up_to_n_times(1)
-            .mount(&self.server)
-            .await;
-    }
-
     /// The listing is given to this token alone.
     async fn lists_for(&self, token: &str) {
         Mock::given(method("GET"))
@@ -94,84 +81,6 @@ impl Scene {
     async fn refuses(&self, at: &str, status: u16) {
         Mock::given(path(at)).respond_with(ResponseTemplate::new(status)).with_priority(9).mount(&self.server).await;
     }
-
-    async fn asked(&self, at: &str) -> usize {
-        self.server.received_requests().await.unwrap().iter().filter(|request| request.url.path() == at).count()
-    }
-}
-
-#[tokio::test]
-async fn a_rotated_refresh_token_is_kept_before_the_access_token_is_used() {
-    let scene = Scene::start().await;
-    scene.grants("refresh-1", "access-1", Some("refresh-2")).await;
-    // The listing is answered only when the new refresh token stands in its file.
-    let file = scene.file("refresh");
-    Mock::given(path(LISTING))
-        .respond_with(move |_: &wiremock::Request| {
-            let kept = std::fs::read_to_string(&file).unwrap() == "refresh-2\n";
-            ResponseTemplate::new(if kept { 200 } else { 500 }).set_body_string(r#"{"items":[]}"#)
-        })
-        .mount(&scene.server)
-        .await;
-    scene.vendor(scene.oauth()).listing().await.expect("kept before it was used");
-    assert_eq!(std::fs::read_dir(scene.files.path()).unwrap().count(), 2, "no temporary file is left");
-}
-
-#[tokio::test]
-async fn many_refused_requests_make_one_refresh() {
-    let scene = Scene::start().await;
-    scene.grants("refresh-1", "stale", Some("refresh-2")).await;
-    scene.grants("refresh-2", "fresh", Some("refresh-3")).await;
-    scene.lists_for("fresh").await;
-    scene.refuses(LISTING, 401).await;
-    let vendor = scene.vendor(scene.oauth());
-    let all = futures_util::future::join_all((0..8).map(|_| vendor.listing())).await;
-    assert!(all.iter().all(Result::is_ok), "{all:?}");
-    assert_eq!((scene.asked(TOKEN).await, scene.held().as_str()), (2, "refresh-3"));
-}
-
-#[tokio::test]
-async fn a_token_that_stays_refused_is_unauthorized_after_one_refresh() {
-    let scene = Scene::start().await;
-    scene.grants("refresh-1", "access-1", None).await;
-    scene.grants("refresh-1", "access-2", None).await;
-    scene.refuses(LISTING, 401).await;
-    let vendor = scene.vendor(scene.oauth());
-    let error = vendor.listing().await.expect_err("refused");
-    assert_eq!(error.disposition(), SellDisposition::Unauthorized);
-    assert_eq!((scene.asked(TOKEN).await, scene.asked(LISTING).await), (2, 2));
-    assert!(!vendor.credential_changed());
-    std::fs::write(scene.file("refresh"), "another\n").unwrap();
-    assert!(vendor.credential_changed());
-}
-
-#[tokio::test]
-async fn a_spent_refresh_token_is_unauthorized_and_shows_no_secret() {
-    let scene = Scene::start().await;
-    Mock::given(path(TOKEN))
-        .respond_with(ResponseTemplate::new(400).set_body_string(r#"{"error":"invalid_grant"}"#))
-        .mount(&scene.server)
-        .await;
-    let vendor = scene.vendor(scene.oauth());
-    let error = vendor.listing().await.expect_err("spent");
-    assert_eq!(error.disposition(), SellDisposition::Unauthorized);
-    // INV-16
-    let said = format!("{} {error:?} {vendor:?}", crate::telemetry::causes(&error));
-    assert!(said.contains("invalid_grant") && !said.contains("refresh-1") && !said.contains("client-secret"), "{said}");
-}
-
-#[tokio::test]
-async fn a_refresh_token_that_an_operator_replaced_counts() {
-    let scene = Scene::start().await;
-    scene.grants("refresh-1", "access-1", Some("refresh-2")).await;
-    scene.grants("by-hand", "access-2", None).await;
-    scene.lists_for("access-2").await;
-    scene.refuses(LISTING, 401).await;
-    scene.refuses(TOKEN, 400).await;
-    let vendor = scene.vendor(scene.oauth());
-    vendor.listing().await.expect_err("the first token is refused");
-    std::fs::write(scene.file("refresh"), "by-hand\n").unwrap();
-    vendor.listing().await.expect("the new one is taken up");
 }
 
 #[tokio::test]
@@ -253,24 +162,24 @@ async fn a_check_tells_the_dialect_the_token_the_plan_and_the_clock() {
     let token = || Auth::Token(Secret::value("t"));
     let scene = Scene::start().await;
     scene.lists_for("t").await;
-    let report = check(&"acme".into(), &scene.config(token()), &Clock::system()).await;
+    let report = check(&"acme".into(), &scene.config(token()), &Clock::system(), None::<&NoBook>).await;
     assert!(report.good(), "{report:?}");
     assert_eq!((report.dialect, report.token_accepted), (Some(Dialect::Reference), Some(true)));
     assert_eq!(report.streams, ["deals"]);
 
     let scene = Scene::start().await;
     Mock::given(path(LISTING)).respond_with(ResponseTemplate::new(404)).mount(&scene.server).await;
-    let report = check(&"acme".into(), &scene.config(token()), &Clock::system()).await;
+    let report = check(&"acme".into(), &scene.config(token()), &Clock::system(), None::<&NoBook>).await;
     assert_eq!(report.dialect, Some(Dialect::Live));
     assert!(!report.good(), "no stream answers: {report:?}");
     scene.refuses("/v3/deals/stream", 403).await;
-    let report = check(&"acme".into(), &scene.config(token()), &Clock::system()).await;
+    let report = check(&"acme".into(), &scene.config(token()), &Clock::system(), None::<&NoBook>).await;
     assert_eq!((report.token_accepted, report.firehose), (Some(true), Some(false)));
     assert!(report.errors[0].contains("Growth plan"), "{report:?}");
 
     let scene = Scene::start().await;
     scene.refuses(LISTING, 401).await;
-    let report = check(&"acme".into(), &scene.config(token()), &Clock::system()).await;
+    let report = check(&"acme".into(), &scene.config(token()), &Clock::system(), None::<&NoBook>).await;
     assert_eq!((report.reachable, report.token_accepted), (true, Some(false)));
 
     let scene = Scene::start().await;
@@ -280,11 +189,11 @@ async fn a_check_tells_the_dialect_the_token_the_plan_and_the_clock() {
     Mock::given(path(LISTING)).respond_with(skewed).mount(&scene.server).await;
     let mut config = scene.config(token());
     config.dialect = DialectChoice::Fixed(Dialect::Live);
-    let report = check(&"acme".into(), &config, &Clock::system()).await;
+    let report = check(&"acme".into(), &config, &Clock::system(), None::<&NoBook>).await;
     assert!(report.warnings.iter().any(|warning| warning.contains("clock")), "{report:?}");
     assert!(report.errors.iter().any(|error| error.contains("speaks reference")), "{report:?}");
 
     config.base_url = "http://127.0.0.1:1".to_owned();
-    let report = check(&"acme".into(), &config, &Clock::system()).await;
+    let report = check(&"acme".into(), &config, &Clock::system(), None::<&NoBook>).await;
     assert!(!report.reachable && !report.good());
 }

@@ -78,6 +78,8 @@ pub mod values {
     pub const CACHE_OUTCOMES: [&str; 6] = ["hit", "miss", "shared", "stale", "passed", "unanswered"];
     /// `cause` of `passthrough_cache_drops_total`.
     pub const DROP_CAUSES: [&str; 2] = ["event", "write"];
+    /// `outcome` of `oauth_refreshes_total`.
+    pub const REFRESH_OUTCOMES: [&str; 3] = ["done", "failed", "refused"];
     /// `window` of `vendor_budget_remaining`.
     pub const BUDGET_WINDOWS: [&str; 2] = ["minute", "hour"];
 }
@@ -164,6 +166,10 @@ metrics! {
         "Dead letters that wait for an operator.";
     Counter VENDOR_REQUESTS_TOTAL = "standpipe_vendor_requests_total" ["account", "api", "status_class"]
         "Requests to the vendor, by API and answer.";
+    Counter OAUTH_REFRESHES_TOTAL = "standpipe_oauth_refreshes_total" ["account", "outcome"]
+        "Exchanges of an account's OAuth refresh token that this replica made, by outcome: done, failed, refused.";
+    Gauge OAUTH_REAUTH_REQUIRED = "standpipe_oauth_reauth_required" ["account"]
+        "1 while the vendor does not accept the account's OAuth authorization and a person must renew it.";
     Gauge VENDOR_BUDGET_REMAINING = "standpipe_vendor_budget_remaining" ["account", "window"]
         "Requests left in the account's budget, per minute and per hour.";
     Counter VENDOR_BUDGET_LEASES_TOTAL = "standpipe_vendor_budget_leases_total" ["account", "outcome"]

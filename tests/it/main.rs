@@ -16,6 +16,7 @@ mod enrichment;
 mod ground;
 mod kafka;
 mod ledger;
+mod oauth;
 mod operate;
 mod passthrough;
 mod proof;

@@ -73,7 +73,12 @@ fn account_config(url: String, dialect: Dialect, refresh_token: Secret) -> Accou
     AccountConfig {
         base_url: url,
         dialect: DialectChoice::Fixed(dialect),
-        auth: Auth::OAuth { client_id: "test".to_owned(), client_secret: Secret::value("secret"), refresh_token },
+        auth: Auth::OAuth {
+            client_id: "test".to_owned(),
+            client_secret: Secret::value("secret"),
+            refresh_token,
+            key: Secret::value("0f".repeat(32)),
+        },
         streams: vec!["*".to_owned()],
         events: vec!["*".to_owned()],
         dedupe_by: DedupeBy::Id,
@@ -143,6 +148,11 @@ async fn no_fault_loses_an_event(dialect: Dialect) {
             seed,
             stop: stop.clone(),
         };
+        let (vendor, grants, done) = (source.vendor.clone(), ledger.clone(), stop.clone());
+        tasks.spawn(async move {
+            vendor.keep_grant(&grants, &|_: Option<&str>| {}, &done).await;
+            Ok(())
+        });
         tasks.spawn(async move { standpipe::source::run(source).await.map_err(|error| error.to_string()) });
         cases.push(Case { fault, account, simulator });
     }

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::budgets::Book;
 use super::database::within;
+use super::grants::Kept;
 use crate::clock::Clock;
 use crate::event::ports::{
     AuditNote, ChainAt, Delivered, Dialect, LedgerError, NewDeadLetter, Ownership, Rehydration, SinkRow, SinkState,
@@ -121,6 +122,8 @@ pub struct State {
     pub written: Option<(Epoch, Epoch)>,
     /// The budgets of accounts.
     budgets: BTreeMap<AccountName, Book>,
+    /// The OAuth grants of accounts.
+    grants: BTreeMap<AccountName, Kept>,
     /// What audits noted.
     pub audits: Vec<(SinkName, AuditNote)>,
     /// The last call that was refused for a reason that only a person can remove.
@@ -324,6 +327,7 @@ impl State {
             conflicts: 0,
             written: None,
             budgets: BTreeMap::new(),
+            grants: BTreeMap::new(),
             audits: Vec::new(),
             refused: None,
             misstep: None,

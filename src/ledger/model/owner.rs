@@ -3,13 +3,16 @@
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{Model, State};
 use crate::config::LedgerConfig;
 use crate::event::budget::{BudgetAsk, BudgetBook, BudgetSlice};
+use crate::event::grant::{Claimed, GrantBook, GrantClaim, GrantFailure, GrantRow, NewGrant};
 use crate::event::ports::{AuditBook, AuditNote, LedgerError, Ownership, SinkState};
 use crate::event::{AccountName, LedgerId, Seq, Shard, SinkName};
 use crate::ledger::budgets::late;
+use crate::ledger::grants::Kept;
 use crate::ledger::operator::SinkStatus;
 use crate::ledger::{Backlog, Home, OwnerBook};
 
@@ -147,6 +150,44 @@ impl BudgetBook for Model {
             })
             .await
         }
+        .boxed()
+    }
+}
+
+impl GrantBook for Model {
+    fn grant(&self, account: &AccountName) -> BoxFuture<'_, Result<Option<GrantRow>, LedgerError>> {
+        let (shard, clock, account) = (self.home_of(account), self.clock.clone(), account.clone());
+        let read = move |state: &mut State| Ok(state.grants.get(&account).map(|kept| kept.row(clock.now())));
+        self.call("reading an account's grant", shard, read).boxed()
+    }
+
+    fn claim_grant(&self, claim: GrantClaim) -> BoxFuture<'_, Result<Claimed, LedgerError>> {
+        let (shard, clock) = (self.home_of(&claim.account), self.clock.clone());
+        self.call("claiming the exchange of an account's refresh token", shard, move |state| {
+            let kept = state.grants.entry(claim.account.clone()).or_insert_with(|| Kept::new(claim.configured));
+            Ok(kept.claim(&claim, clock.now()))
+        })
+        .boxed()
+    }
+
+    fn keep_grant(&self, new: NewGrant) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        let (shard, clock) = (self.home_of(&new.account), self.clock.clone());
+        self.call("keeping an account's new grant", shard, move |state| {
+            Ok(state.grants.get_mut(&new.account).is_some_and(|kept| kept.keep(&new, clock.now())))
+        })
+        .boxed()
+    }
+
+    fn fail_grant(
+        &self,
+        account: &AccountName,
+        claim: Uuid,
+        how: GrantFailure,
+    ) -> BoxFuture<'_, Result<bool, LedgerError>> {
+        let (shard, clock, account) = (self.home_of(account), self.clock.clone(), account.clone());
+        self.call("noting how the exchange of an account's refresh token failed", shard, move |state| {
+            Ok(state.grants.get_mut(&account).is_some_and(|kept| kept.fail(claim, &how, clock.now())))
+        })
         .boxed()
     }
 }

@@ -82,6 +82,7 @@ streams = ["deals"]
 client_id = "globex-app"
 client_secret = "${{GLOBEX_SECRET}}"
 refresh_token_file = "{refresh}"
+key = "0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"
 [server.keys.ci]
 allow = ["passthrough:read", "events:read"]
 [sinks.crm]

@@ -21,6 +21,7 @@ async fn a_ledger_behind_a_transaction_mode_pooler_keeps_every_promise() {
     let (deals, notes) = (world.stream("deals").await, world.stream("notes").await);
     let crm = SinkName::from("crm");
     world.ledger.row(&crm, owner).await.unwrap();
+    super::promises::shares_grants(&world.ledger).await;
     for round in 0..30 {
         let (from, to) = (if round == 0 { "tail".to_owned() } else { round.to_string() }, (round + 1).to_string());
         let one = world.submit(page(&deals, &from, &to, events((0..5).map(|n| format!("d{round}-{n}"))))).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use standpipe::clock::Clock;
 use standpipe::event::budget::{BudgetAsk, BudgetBook, Limit, Limits, Requests};
+use standpipe::event::grant::{Claimed, Fingerprint, GrantBook, GrantClaim, GrantFailure, KeyId, NewGrant, Sealed};
 use standpipe::event::ports::{
     ChainAt, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, RehydrateBook, SinkBook, SinkState,
     StreamBook, StreamState, Submission,
@@ -28,9 +29,12 @@ const SHARD: Shard = Shard(0);
 const TTL: Duration = Duration::from_secs(15);
 const MONTH: Duration = Duration::from_hours(720);
 
-trait Whole: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + RehydrateBook + BudgetBook {}
+trait Whole:
+    Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + RehydrateBook + BudgetBook + GrantBook
+{
+}
 impl<L> Whole for L where
-    L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + RehydrateBook + BudgetBook
+    L: Store + LeaseBook + StreamBook + SinkBook + DeliveryBook + ReadLedger + RehydrateBook + BudgetBook + GrantBook
 {
 }
 
@@ -54,6 +58,7 @@ async fn keeps_its_promises<L: Whole>(ledger: L, id: LedgerId) {
     keeps_deliveries(&ledger, owner).await;
     shares_budgets(&ledger).await;
     leads_across_voids(&ledger, owner).await;
+    shares_grants(&ledger).await;
     refuses_an_owner_whose_time_is_over(&ledger, owner).await;
 }
 
@@ -305,6 +310,78 @@ async fn shares_budgets<L: Whole>(ledger: &L) {
     assert_eq!(ledger.lease(other).await.unwrap().given, requests(20, 0), "each account has its own");
     let left = ledger.lease(ask(4, 1, requests(20, 0))).await.unwrap();
     assert_eq!((left.given, left.left), (requests(0, 0), (0, 80)), "six spent, four and ten held");
+}
+
+/// One exchange at a time, its outcome kept once, a refused one never begun again.
+pub(super) async fn shares_grants<L: GrantBook>(ledger: &L) {
+    let account = || standpipe::event::AccountName::from("oauth");
+    let (first, second) = (Fingerprint([1; 16]), Fingerprint([2; 16]));
+    let claim = |claim: u128, configured, refused| GrantClaim {
+        account: account(),
+        claim: Uuid::from_u128(claim),
+        configured,
+        refused,
+        lasts: Duration::from_secs(45),
+    };
+    let new = |generation, configured, byte: u8| NewGrant {
+        account: account(),
+        generation,
+        configured,
+        sealed: Sealed { key: KeyId([7; 8]), bytes: vec![byte; 40].into() },
+        life: Duration::from_hours(1),
+        renew_after: Duration::from_mins(48),
+        passed: Duration::from_secs(10),
+    };
+    let ours = |claimed: Claimed| match claimed {
+        Claimed::Ours(row) => row,
+        Claimed::No(row) => panic!("not ours: {row:?}"),
+    };
+    let not = |claimed: Claimed| match claimed {
+        Claimed::No(row) => row,
+        Claimed::Ours(row) => panic!("ours: {row:?}"),
+    };
+    assert!(ledger.grant(&account()).await.unwrap().is_none());
+    // Many ask at once: one has it.
+    let all = futures_util::future::join_all((1..=8).map(|n| ledger.claim_grant(claim(n, first, None)))).await;
+    let winners = all.iter().filter(|told| matches!(told, Ok(Claimed::Ours(_)))).count();
+    assert_eq!(winners, 1, "{all:?}");
+    let row = ledger.grant(&account()).await.unwrap().unwrap();
+    assert!(row.sealed.is_none() && row.generation == 0 && row.doubt.is_some());
+    assert!(row.claimed_for.unwrap() > Duration::from_secs(30));
+    // Kept, and once more after a lost answer.
+    for _ in 0..2 {
+        assert!(ledger.keep_grant(new(0, first, 3)).await.unwrap());
+    }
+    let row = ledger.grant(&account()).await.unwrap().unwrap();
+    assert_eq!((row.generation, row.sealed.clone(), row.doubt), (1, Some(new(0, first, 3).sealed), None));
+    let left = |at: u64| Duration::from_secs(at - 60)..Duration::from_secs(at);
+    assert!(left(2_870).contains(&row.renew_in) && left(3_590).contains(&row.valid_for), "{row:?}");
+    assert!(row.claimed_for.is_none());
+    // What another one makes of the same refresh token comes too late.
+    assert!(!ledger.keep_grant(new(0, first, 4)).await.unwrap());
+    // Not due; but what the vendor has refused is replaced, and only that.
+    not(ledger.claim_grant(claim(10, first, None)).await.unwrap());
+    not(ledger.claim_grant(claim(10, first, Some(0))).await.unwrap());
+    let row = ours(ledger.claim_grant(claim(11, first, Some(1))).await.unwrap());
+    assert!(row.sealed.is_some() && row.doubt.is_none(), "as it was before");
+    not(ledger.claim_grant(claim(12, first, Some(1))).await.unwrap());
+    let how = GrantFailure::Unanswered;
+    assert!(!ledger.fail_grant(&account(), Uuid::from_u128(12), how.clone()).await.unwrap(), "not its claim");
+    assert!(ledger.fail_grant(&account(), Uuid::from_u128(11), how).await.unwrap());
+    let row = ours(ledger.claim_grant(claim(13, first, Some(1))).await.unwrap());
+    assert!(row.doubt.is_some(), "nobody knows what became of the exchange before");
+    let refused = GrantFailure::Refused("spent".to_owned());
+    assert!(ledger.fail_grant(&account(), Uuid::from_u128(13), refused).await.unwrap());
+    let row = not(ledger.claim_grant(claim(14, first, Some(1))).await.unwrap());
+    assert_eq!(row.refused.map(|refused| refused.why).as_deref(), Some("spent"));
+    // Another one is configured.
+    let row = ours(ledger.claim_grant(claim(15, second, None)).await.unwrap());
+    assert!(row.refused.is_none() && row.sealed.is_none() && row.former == [first] && row.generation == 1);
+    assert!(!ledger.keep_grant(new(1, first, 5)).await.unwrap(), "of the one before");
+    assert!(ledger.keep_grant(new(1, second, 6)).await.unwrap());
+    // A replica that has the one before does not bring it back.
+    let row = not(ledger.claim_grant(claim(16, first, None)).await.unwrap());
+    assert_eq!((row.configured, row.generation), (second, 2));
 }
 
 /// INV-6, at every write.
