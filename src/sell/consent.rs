@@ -12,9 +12,6 @@ use super::budget::Priority;
 use super::client::Vendor;
 use super::grant;
 
-/// How much of the vendor's reason is shown.
-const REASON: usize = 160;
-
 /// One asking for consent. Good for one answer.
 pub struct Consent {
     url: Url,
@@ -124,8 +121,7 @@ impl Consent {
             return Err(ConsentError::OtherState);
         }
         if let Some(denied) = denied {
-            let shown = denied.chars().filter(|letter| !letter.is_control()).take(REASON).collect();
-            return Err(ConsentError::Denied(shown));
+            return Err(ConsentError::Denied(grant::shown(denied)));
         }
         code.filter(|code| !code.is_empty()).map(SecretString::from).ok_or(ConsentError::NoCode)
     }

@@ -10,6 +10,7 @@ use super::super::auth::fits_a_header;
 use super::super::budget::Slot;
 use super::super::client::{SMALL_ANSWER, Vendor};
 use super::super::error::SellError;
+use crate::mask::Mask;
 
 /// Bound on one exchange.
 pub(super) const EXCHANGE: Duration = Duration::from_secs(20);
@@ -19,6 +20,8 @@ const USUAL_LIFE: Duration = Duration::from_hours(1);
 const LONGEST_LIFE: Duration = Duration::from_hours(720);
 /// How much of the vendor's reason is shown.
 const REASON: usize = 160;
+/// What a form holds that is good once, beside what its names say to be secret.
+const ONE_TIME: [&str; 2] = ["code", "code_verifier"];
 
 /// What the vendor gave.
 pub(in super::super) struct Granted {
@@ -31,9 +34,10 @@ pub(in super::super) struct Granted {
 /// Why it gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in super::super) enum Refusal {
-    /// It does not take the refresh token or the code.
+    /// It does not take the refresh token or the code (`invalid_grant`, RFC 6749, section 5.2), now or ever.
     Grant(String),
-    /// It does not know the application: nothing was used.
+    /// It does not take the request, as of an application that it does not know: nothing was used. So is what stands before
+    /// it and turns requests away, for some time or for good.
     Client(String),
     /// It answered otherwise, and used nothing.
     Answered(String),
@@ -82,6 +86,10 @@ pub(in super::super) async fn ask(
         .header(ACCEPT, "application/json")
         .form(form);
     let request = request.build().map_err(|error| Refusal::Answered(error.without_url().to_string()))?;
+    let mut mask = Mask::of(&request);
+    for (_, value) in form.iter().filter(|(name, _)| ONE_TIME.contains(name)) {
+        mask.add(value.as_bytes());
+    }
     let mut response = match vendor.execute("oauth", slot, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -104,11 +112,11 @@ pub(in super::super) async fn ask(
     if status.is_success() {
         return granted(&body).map_err(|why| Refusal::Unanswered(why.to_owned()));
     }
-    let secrets: Vec<&str> = form.iter().filter(|(name, _)| *name != "grant_type").map(|(_, value)| *value).collect();
-    let (error, why) = reason(status.as_u16(), &body, &[&secrets[..], &[client_secret.expose_secret()]].concat());
+    mask.cover(&mut body);
+    let (error, why) = reason(status.as_u16(), &body);
     Err(match (status.as_u16(), error.as_str()) {
-        (400 | 401 | 403, "invalid_client" | "unauthorized_client") => Refusal::Client(why),
-        (400 | 401 | 403, _) => Refusal::Grant(why),
+        (400..=499, "invalid_grant") => Refusal::Grant(why),
+        (400 | 401 | 403, _) => Refusal::Client(why),
         _ => Refusal::Answered(why),
     })
 }
@@ -124,20 +132,20 @@ fn granted(body: &[u8]) -> Result<Granted, &'static str> {
     Ok(Granted { access, refresh, life })
 }
 
-/// The vendor's own words, without anything that was sent to it.
-fn reason(status: u16, body: &[u8], secrets: &[&str]) -> (String, String) {
+/// The vendor's own words.
+fn reason(status: u16, body: &[u8]) -> (String, String) {
     let told: Reason = serde_json::from_slice(body).unwrap_or_default();
-    let clean = |text: &str| -> String {
-        let told = secrets.iter().any(|secret| !secret.is_empty() && text.contains(secret));
-        let text = if told { "" } else { text };
-        text.chars().filter(|letter| !letter.is_control()).take(REASON).collect()
-    };
-    let (error, description) = (clean(&told.error), clean(&told.error_description));
+    let (error, description) = (shown(&told.error), shown(&told.error_description));
     let mut why = format!("the vendor answered {status}");
     for part in [&error, &description].into_iter().filter(|part| !part.is_empty()) {
         why.extend([": ", part]);
     }
     (error, why)
+}
+
+/// What of a reason that the vendor gives can be shown.
+pub(in super::super) fn shown(reason: &str) -> String {
+    reason.chars().filter(|letter| !letter.is_control()).take(REASON).collect()
 }
 
 #[cfg(test)]
@@ -160,10 +168,10 @@ mod tests {
         ] {
             assert!(granted(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
-        let body = br#"{"error":"invalid_grant","error_description":"spent: r3fresh"}"#;
-        let (error, why) = reason(400, body, &["r3fresh"]);
-        assert_eq!((error.as_str(), why.as_str()), ("invalid_grant", "the vendor answered 400: invalid_grant"));
-        assert!(reason(400, body, &[]).1.ends_with(": spent: r3fresh"));
-        assert_eq!(reason(502, b"<html>", &[]).1, "the vendor answered 502");
+        let body = br#"{"error":"invalid_grant","error_description":"spent\n"}"#;
+        let (error, why) = reason(400, body);
+        assert_eq!(error, "invalid_grant");
+        assert_eq!(why, "the vendor answered 400: invalid_grant: spent");
+        assert_eq!(reason(502, b"<html>").1, "the vendor answered 502");
     }
 }

@@ -48,7 +48,7 @@ const LOOK_FOR_OTHER: (Duration, Duration) = (Duration::from_millis(250), Durati
 const KEEP_AGAIN: Duration = Duration::from_millis(500);
 /// The first and the longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-/// After the vendor did not know the application, which uses nothing up.
+/// After the vendor turned the request itself away, which uses nothing up.
 const CLIENT_AGAIN: Duration = Duration::from_mins(5);
 /// The first and the longest wait before a token that was never accepted is replaced once more.
 const FRUITLESS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
@@ -364,7 +364,7 @@ impl<B: GrantBook> Keeper<'_, B> {
                 self.count("failed");
                 self.note(claim, GrantFailure::Answered).await;
                 self.not_before = Instant::now() + CLIENT_AGAIN;
-                let why = format!("the vendor does not know the application, check client_id and client_secret: {why}");
+                let why = format!("the vendor turns the request away, check client_id and client_secret: {why}");
                 (Trouble::Unusable(why), CLIENT_AGAIN)
             }
             Refusal::Answered(why) => {

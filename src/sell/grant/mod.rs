@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-pub(super) use ask::ask;
+pub(super) use ask::{ask, shown};
 pub(super) use keeper::keep;
 
 use super::error::SellError;

@@ -310,7 +310,9 @@ async fn a_token_that_stays_refused_is_unauthorized_after_one_refresh() {
 #[tokio::test]
 async fn a_refused_refresh_token_is_told_loudly_and_never_tried_again_until_another_one_is_configured() {
     let scene = Scene::start().await;
-    scene.refuses(TOKEN, 400, r#"{"error":"invalid_grant","error_description":"refresh-1 was used"}"#).await;
+    scene
+        .refuses(TOKEN, 400, r#"{"error":"invalid_grant","error_description":"refresh-1 of client-secret was used"}"#)
+        .await;
     scene.grants("by-hand", "access-2", None, 3_600).await;
     scene.lists_for("access-2").await;
     let replicas = [scene.replica(), scene.replica()];
@@ -412,7 +414,8 @@ async fn another_key_is_a_clear_error_and_spends_nothing() {
 
 #[tokio::test]
 async fn an_application_that_is_not_known_and_a_vendor_that_fails_spend_nothing() {
-    for (status, body) in [(401, r#"{"error":"invalid_client"}"#), (503, "<html>")] {
+    // The last but one is not the vendor's: something before it turns requests away.
+    for (status, body) in [(401, r#"{"error":"invalid_client"}"#), (403, "<html>"), (503, "<html>")] {
         let scene = Scene::start().await;
         scene.refuses(TOKEN, status, body).await;
         let replica = scene.replica();
