@@ -125,7 +125,8 @@ fn beside(replica: &Replica, room: u64) -> String {
     }
     let size = |bytes| bytesize::ByteSize(bytes).display().iec();
     let cache = replica.cache;
-    let mut told = format!("\n{accounts}\n\ncache: {} answers, {} of {}", cache.entries, size(cache.bytes), size(room));
+    let mut told =
+        format!("\n{accounts}\n\ncache: {} of {}, answers: {}", size(cache.bytes), size(room), cache.entries);
     let mut sinks = Table::new(&["LOOKS UP", "STREAM", "CACHE", "VENDOR", "MISSED", "NOW"], "");
     for row in &replica.enrichment {
         let now = if row.waiting { "waits" } else { "goes on" };
@@ -161,7 +162,7 @@ mod tests {
         let told = beside(&replica, 32 << 20);
         let words = |told: &str| told.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
         assert!(words(&told).contains("acme 90 5990 14 2 8 75 %"), "{told}");
-        assert!(told.ends_with("cache: 3 answers, 4.0 KiB of 32.0 MiB"), "{told}");
+        assert!(told.ends_with("cache: 4.0 KiB of 32.0 MiB, answers: 3"), "{told}");
         let sink = "crm".to_owned();
         replica.enrichment.push(EnrichmentLine { sink, stream: 4, cache: 3, vendor: 2, missed: 1, waiting: true });
         let told = beside(&replica, 32 << 20);

@@ -159,7 +159,7 @@ async fn the_page_shows_streams_sinks_counts_lag_and_gaps_and_escapes_all_of_it(
         "Rehydrated",
         "2 d 23 h",
         "75 s",
-        "1\u{202F}234 of the vendor’s answers are kept, 4.0 KiB",
+        "Answers of the vendor that are kept: 1\u{202F}234, 4.0 KiB",
         "<td class=\"number\">75 %</td>",
         "4 by the stream, 3 by the cache, 2\u{202F}345 by the vendor, 1 without an answer; events wait now",
         "The broker is a demo &lt;i&gt;broker",
