@@ -34,7 +34,7 @@ mutants *NAMES:
 
 # Measures the pipe beside its ceilings (`just bench --help` says what can be asked for).
 bench *OPTIONS:
-    STANDPIPE_TESTS_DENY=0 tests/prepare
+    STANDPIPE_TESTS_DENY=0 tests/prepare bench
     cargo bench --bench pipe -- {{OPTIONS}}
 
 # Writes .sqlx anew after a change of queries or migrations.

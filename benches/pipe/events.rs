@@ -9,11 +9,13 @@ const DIGITS: usize = 13;
 const START: &[u8] = b"{\"id\":\"evt-";
 /// Records that the events are spread over.
 const RECORDS: u64 = 100_000;
+/// Contacts that they belong to: of a page each event has another one.
+pub const CONTACTS: u64 = 1_000;
 
 const ELEMENT: &str = concat!(
     r#"{"id":"evt-0000000000000","type":"deal.updated","timestamp":"2026-01-05T10:30:00.123Z","data":{"deal":{"#,
     r#""id":1000000,"name":"Enterprise renewal","value":50000.00,"currency":"EUR","stage":"Negotiation","#,
-    r#""token":"0000000000000000","owner_id":42}},"previous":{"value":40000.00},"#,
+    r#""token":"0000000000000000","contact_id":1000}},"previous":{"value":40000.00},"#,
     r#""meta":{"stream":"deals","sequence":1000000000,"cause":"interaction"}}"#
 );
 
@@ -22,6 +24,7 @@ const ELEMENT: &str = concat!(
 struct Places {
     record: usize,
     token: usize,
+    contact: usize,
     sequence: usize,
 }
 
@@ -35,6 +38,7 @@ impl Pages {
         Self(Places {
             record: after(r#""deal":{"id":"#),
             token: after(r#""token":""#),
+            contact: after(r#""contact_id":"#),
             sequence: after(r#""sequence":"#),
         })
     }
@@ -56,6 +60,7 @@ impl Pages {
             let element = &mut into[start..];
             digits(number, &mut element[START.len()..START.len() + DIGITS]);
             digits(1_000_000 + number % RECORDS, &mut element[self.0.record..self.0.record + 7]);
+            digits(1_000 + number % CONTACTS, &mut element[self.0.contact..self.0.contact + 4]);
             hex(scatter(number), &mut element[self.0.token..self.0.token + 16]);
             digits(1_000_000_000 + number, &mut element[self.0.sequence..self.0.sequence + 10]);
         }

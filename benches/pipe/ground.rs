@@ -55,7 +55,7 @@ pub async fn open(url: &str, deployment: &str) -> Ledger {
 }
 
 /// Seconds of CPU of a process and of its children, those that have ended included.
-fn cpu_seconds(pid: Pid) -> f64 {
+pub fn cpu_seconds(pid: Pid) -> f64 {
     let own: f64 = ticks(pid).iter().sum();
     let of_children: f64 = if pid == rustix::process::getpid() {
         // What it started is counted by itself.

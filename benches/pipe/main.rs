@@ -6,9 +6,12 @@
 #![allow(clippy::unwrap_used, reason = "a way to fail")]
 
 mod bare;
+mod callers;
+mod door;
 mod events;
 mod ground;
 mod growth;
+mod nginx;
 mod options;
 mod outside;
 mod parts;
@@ -21,6 +24,7 @@ mod tally;
 mod vendor;
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 
 use crate::options::Options;
 
@@ -28,14 +32,24 @@ use crate::options::Options;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("bare") {
-        let order = arguments.next().expect("an order");
-        return bare::run(serde_json::from_str(&order).expect("an order")).await;
+    let (verb, order) = (arguments.next(), arguments.next().unwrap_or_default());
+    match verb.as_deref() {
+        Some("bare") => on(Builder::new_multi_thread(), bare::run(serde_json::from_str(&order).expect("an order"))),
+        // One thread, so that two servers that are compared have the same part of the machine beside it.
+        Some("callers") => {
+            on(Builder::new_current_thread(), callers::run(serde_json::from_str(&order).expect("an order")));
+        }
+        _ => on(Builder::new_multi_thread(), bench(Options::parse())),
     }
-    let options = Options::parse();
+}
+
+fn on(mut runtime: Builder, work: impl Future<Output = ()>) {
+    runtime.enable_all().build().expect("a runtime").block_on(work);
+}
+
+async fn bench(options: Options) {
     let report = parts::measure(&options).await;
     report.print();
     let json = serde_json::to_string(&report).expect("plain values");

@@ -13,6 +13,12 @@ pub struct Options {
     /// Events of one run to webhooks
     #[arg(long, default_value_t = 100_000)]
     pub posts: u64,
+    /// Lookups of one run at the door; a quarter as many where none is kept
+    #[arg(long, default_value_t = 100_000)]
+    pub lookups: u64,
+    /// Who looks up at once, each on a connection of its own
+    #[arg(long, default_value_t = 32)]
+    pub callers: usize,
     /// Events of a page
     #[arg(long = "page", default_values_t = [100, 1_000])]
     pub pages: Vec<u64>,
@@ -58,8 +64,12 @@ pub enum Part {
     Webhooks,
     /// Both at once
     Both,
+    /// The pipe with lookups for every event
+    Enrich,
     /// From "page answered" to "visible" and "acknowledged"
     Latency,
+    /// Lookups at the door, beside nginx with `proxy_cache`
+    Door,
     /// A ledger of 20 million events beside an empty one
     Ledger,
     /// 1,000 busy streams beside one
@@ -74,7 +84,8 @@ pub enum Part {
 
 impl Part {
     /// Those of a usual run.
-    const USUAL: [Self; 6] = [Self::Ceilings, Self::Kafka, Self::Known, Self::Webhooks, Self::Both, Self::Latency];
+    const USUAL: [Self; 8] =
+        [Self::Ceilings, Self::Kafka, Self::Known, Self::Webhooks, Self::Both, Self::Enrich, Self::Latency, Self::Door];
 }
 
 impl Options {

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::bare::Work;
+use crate::door;
 use crate::events::Pages;
 use crate::ground::{Ground, machine};
 use crate::growth;
 use crate::options::{Options, Part};
 use crate::report::{Figure, Report};
-use crate::runs::{Measured, Scene, Whose, known, part, run};
+use crate::runs::{Measured, Scene, Whose, known, looked_up, part, run};
 use crate::vendor::Story;
 
 const RATE: &str = "events/s";
@@ -35,8 +36,14 @@ pub async fn measure(options: &Options) -> Report {
             bench.flows("both", *page, options.posts, (1, true)).await;
         }
     }
+    if options.wants(Part::Enrich) {
+        bench.enriched().await;
+    }
     if options.wants(Part::Latency) {
         bench.latency().await;
+    }
+    if options.wants(Part::Door) {
+        door::measure(&mut bench).await;
     }
     growth::measure(&mut bench).await;
     Report {
@@ -102,6 +109,31 @@ impl Bench<'_> {
         let bare = known(&self.ground, &scene, Whose::Bare).await;
         let ours = known(&self.ground, &scene, Whose::Ours).await;
         self.figures.push(Figure::beside(format!("known ids, pages of {page}"), RATE, ours, bare, ""));
+    }
+
+    /// The pipe with a lookup for every event, and without, in turn. The answers are in the cache but for the first.
+    async fn enriched(&mut self) {
+        let page = 1_000;
+        for (to, events, kafka, webhooks) in
+            [("Kafka", self.options.events, 1, false), ("webhooks", self.options.posts, 0, true)]
+        {
+            eprintln!("to {to} with lookups, pages of {page}");
+            let scene = Scene::new(Story::flood(events), page, kafka, webhooks);
+            let (mut without, mut with) = (Vec::new(), Vec::new());
+            for _ in 0..self.options.rounds {
+                without.push(run(&self.ground, &scene, Whose::Ours).await);
+                with.push(looked_up(&self.ground, &scene).await);
+            }
+            let (without, with) = (median(without), median(with));
+            let what = format!("→ {to} with lookups by without");
+            self.figures.push(Figure::beside(what.clone(), RATE, with.rate, without.rate, "≥ 0.7"));
+            for (group, cpu) in &with.cpu {
+                let what = format!("{what}: CPU, {group}");
+                self.figures.push(Figure::beside(what, "µs/event", *cpu, without.cpu[group], ""));
+            }
+            let what = format!("{what}: peak RSS");
+            self.figures.push(Figure::beside(what, "MB", with.peak_rss, without.peak_rss, ""));
+        }
     }
 
     async fn latency(&mut self) {

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use crate::bare::{Order, Told, Work};
+use crate::events::CONTACTS;
 use crate::ground::{Ground, peak_rss};
 use crate::outside::{Consumer, Receiver, make_topics};
 use crate::support::keeper::{self, Process};
@@ -44,12 +45,18 @@ pub struct Scene {
     pub from_now: bool,
     /// In the live dialect, by streams that are named.
     pub live: bool,
+    /// The sinks look a contact up for every event.
+    pub looks_up: bool,
 }
+
+/// What they look up.
+const LOOKUP: &str = "lookup = \"contacts\"\nid = \"data.deal.contact_id\"\nas = \"contact\"\n\
+                      fields = [\"id\", \"name\", \"email\"]\nmax_age = \"1h\"\n";
 
 impl Scene {
     /// One stream into what is chosen.
     pub const fn new(story: Story, page: u64, kafka: u64, webhooks: bool) -> Self {
-        Self { story, page, kafka, webhooks, from_now: false, live: false }
+        Self { story, page, kafka, webhooks, from_now: false, live: false, looks_up: false }
     }
 }
 
@@ -160,6 +167,9 @@ impl Stage {
             write!(text, "[sinks.kafka{sink}]\ntype = \"kafka\"\nbrokers = \"{brokers}\"\ntopic = \"{topic}\"\nstart = \"{start}\"\n")
                 .expect("text");
             text += &ground.properties;
+            if scene.looks_up {
+                write!(text, "[[sinks.kafka{sink}.enrich]]\n{LOOKUP}").expect("text");
+            }
         }
         if scene.webhooks {
             write!(
@@ -169,6 +179,9 @@ impl Stage {
                 self.receiver.port()
             )
             .expect("text");
+            if scene.looks_up {
+                write!(text, "[[sinks.ops.enrich]]\n{LOOKUP}").expect("text");
+            }
         }
         text
     }
@@ -234,6 +247,20 @@ pub async fn run(ground: &Ground, scene: &Scene, whose: Whose) -> Measured {
     drop(pipe);
     stage.end(ground).await;
     eprintln!("  {whose:?}: {:.0} events/s, {:.0} MB, {:.1?}", measured.rate, measured.peak_rss, measured.cpu);
+    measured
+}
+
+/// The same with a lookup for every event, of which the vendor hears of each record once.
+pub async fn looked_up(ground: &Ground, scene: &Scene) -> Measured {
+    let scene = Scene { looks_up: true, ..*scene };
+    let stage = Stage::new(ground, &scene).await;
+    let pipe = stage.start(ground, &scene, Whose::Ours);
+    let measured = stage.follow(ground, &scene, &pipe).await;
+    drop(pipe);
+    let asked = stage.vendor.lookups();
+    assert!((1..=CONTACTS).contains(&asked), "{asked} lookups went to the vendor, for {CONTACTS} contacts");
+    stage.end(ground).await;
+    eprintln!("  with lookups: {:.0} events/s, {:.0} MB, {:.1?}", measured.rate, measured.peak_rss, measured.cpu);
     measured
 }
 

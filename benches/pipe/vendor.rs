@@ -43,6 +43,7 @@ struct State {
     /// The highest position that was asked for, over all streams together.
     asked: watch::Sender<u64>,
     polls: AtomicU64,
+    lookups: AtomicU64,
 }
 
 /// A running vendor; ends when dropped.
@@ -66,6 +67,7 @@ impl Vendor {
             epoch,
             asked: watch::Sender::new(0),
             polls: AtomicU64::new(0),
+            lookups: AtomicU64::new(0),
         });
         let mut tasks = JoinSet::new();
         let shared = state.clone();
@@ -92,6 +94,11 @@ impl Vendor {
     /// Polls that were answered until now.
     pub fn polls(&self) -> u64 {
         self.state.polls.load(Ordering::Relaxed)
+    }
+
+    /// Lookups that were answered until now.
+    pub fn lookups(&self) -> u64 {
+        self.state.lookups.load(Ordering::Relaxed)
     }
 
     /// Waits until a position was asked for: what is before it is recorded, but for the pages on their way.
@@ -140,6 +147,16 @@ fn header(head: &str, name: &str) -> Option<usize> {
     value.trim().parse().ok()
 }
 
+/// Of the size of a contact of the simulator.
+fn contact(id: &str) -> String {
+    format!(r#"{{"id":{id},"name":"Contact {id}","first_name":"Contact","last_name":"{id}","is_organization":false,"#)
+        + &format!(r#""email":"contact-{id}@example.com","phone":"+44 20 7946 0999","mobile":null,"website":null,"#)
+        + r#""organization_id":1000042,"owner_id":42,"creator_id":42,"title":"Head of purchasing","industry":"#
+        + r#""Manufacturing","address":{"line1":"12 Harbour Street","city":"Bristol","postal_code":"BS1 5DB","#
+        + r#""state":null,"country":"GB"},"tags":["partner","newsletter"],"custom_fields":{"segment":"mid-market"},"#
+        + r#""created_at":"2025-11-02T08:15:00Z","updated_at":"2026-01-04T16:45:10Z"}"#
+}
+
 impl State {
     async fn answer(&self, line: &str, sent: &str, body: &mut Vec<u8>) -> &'static str {
         let target = line.split(' ').nth(1).unwrap_or_default();
@@ -161,6 +178,11 @@ impl State {
                 let answer = format!(r#"{{"stream_id":"s{stream}","event_types":[],"position":"{:013}"}}"#, 0);
                 body.extend_from_slice(answer.as_bytes());
                 "201 Created"
+            }
+            ["v3", "contacts", id] => {
+                self.lookups.fetch_add(1, Ordering::Relaxed);
+                body.extend_from_slice(contact(id).as_bytes());
+                "200 OK"
             }
             ["v3", "firehose", name] | ["v3", name, "stream"] => {
                 let stream = name.strip_prefix('s').and_then(|number| number.parse().ok()).unwrap_or(0);
