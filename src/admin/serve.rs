@@ -65,6 +65,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+    // What is passed on in pieces must not wait for the other side to acknowledge the last one.
+    drop(stream.set_nodelay(true));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(router, peer, request.map(Body::new)).await) }

@@ -10,7 +10,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::recent::Recent;
@@ -107,9 +106,8 @@ impl Lookups {
         if told.record.len() > MAX_RECORD_BYTES {
             return Err(never("the record is larger than 256 KiB"));
         }
-        let record: Box<RawValue> = serde_json::from_slice(&told.record).map_err(|_| never("it is no record"))?;
         let answerer = if told.cached { Answerer::Cache } else { Answerer::Vendor };
-        Ok(Found { answerer, as_of: now - told.age, record: Some(record.into()) })
+        Ok(Found { answerer, as_of: now - told.age, record: Some(told.record) })
     }
 
     /// Why an account is not to be asked now, where that is so.
@@ -137,6 +135,14 @@ impl Lookups {
 }
 
 impl LookUp for Lookups {
+    fn at_hand(&self, key: &RecordKey, max_age: Duration) -> Option<Found> {
+        self.recent.find(key, self.clock.now() - max_age).or_else(|| {
+            let vendor = self.vendors.get(&key.account)?;
+            let kept = self.told.kept_record(vendor, &key.collection, &key.id, max_age)?;
+            self.found(key, Some(kept)).ok()
+        })
+    }
+
     fn look_up<'l>(&'l self, key: &'l RecordKey, max_age: Duration, patience: Duration) -> LookingUp<'l> {
         Box::pin(self.answer(key, max_age, patience))
     }

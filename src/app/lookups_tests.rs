@@ -134,7 +134,7 @@ async fn the_stream_answers_before_the_cache_and_the_cache_before_the_vendor() {
     scene.recent.learn(&[event("7")]);
     let found = scene.look("7").await.unwrap();
     assert_eq!((found.answerer, scene.asked()), (Answerer::Stream, 0));
-    assert_eq!(found.record.unwrap().get(), r#"{"id":7,"name":"stream"}"#);
+    assert_eq!(found.record.unwrap(), r#"{"id":7,"name":"stream"}"#);
     tokio::time::sleep(MAX_AGE).await;
     assert_eq!((scene.answerer("7").await, scene.asked()), (Answerer::Vendor, 1), "neither is young enough");
     scene.answers(404);

@@ -183,14 +183,14 @@ impl Known {
 }
 
 /// The record in an event's body.
-fn record(body: &[u8], resource: &str) -> Option<Arc<RawValue>> {
+fn record(body: &Bytes, resource: &str) -> Option<Bytes> {
     #[derive(Deserialize)]
     struct Body<'e> {
         #[serde(borrow)]
         data: HashMap<Cow<'e, str>, &'e RawValue>,
     }
-    let mut body: Body<'_> = serde_json::from_slice(body).ok()?;
-    body.data.remove(resource).map(|record| record.to_owned().into())
+    let mut event: Body<'_> = serde_json::from_slice(body).ok()?;
+    event.data.remove(resource).map(|record| body.slice_ref(record.get().as_bytes()))
 }
 
 /// Hands committed batches over as the fan-out does, and lets what is looked up know of them before.

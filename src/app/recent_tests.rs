@@ -30,7 +30,7 @@ fn key(id: &str) -> RecordKey {
 
 fn found(recent: &Recent, id: &str) -> Option<(Answerer, Option<String>)> {
     let found = recent.find(&key(id), BEGIN)?;
-    Some((found.answerer, found.record.map(|record| record.get().to_owned())))
+    Some((found.answerer, found.record.map(|record| String::from_utf8(record.to_vec()).unwrap())))
 }
 
 fn from_stream(record: &str) -> (Answerer, Option<String>) {

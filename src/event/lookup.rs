@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
+use bytes::Bytes;
 use time::OffsetDateTime;
 
 use super::AccountName;
@@ -101,8 +101,8 @@ pub struct Found {
     pub answerer: Answerer,
     /// When it was so.
     pub as_of: OffsetDateTime,
-    /// The record as JSON; none where there is none of this id, or not any more.
-    pub record: Option<Arc<RawValue>>,
+    /// The record: JSON that was read once. None where there is none of this id, or not any more.
+    pub record: Option<Bytes>,
 }
 
 /// Why there is no answer.
@@ -130,6 +130,8 @@ pub type LookingUp<'l> = Pin<Box<dyn Future<Output = Result<Found, LookUpError>>
 /// Who answers lookups: the stream, the cache, the vendor, within the account's budget. Those of one record that are under
 /// way at once are one. Safe to cancel.
 pub trait LookUp: fmt::Debug + Send + Sync + 'static {
+    /// What is known of a record, not older than `max_age`, without asking anybody.
+    fn at_hand(&self, key: &RecordKey, max_age: Duration) -> Option<Found>;
     /// What is known of a record, not older than `max_age`; gives up after `patience`, with an error that may pass.
     fn look_up<'l>(&'l self, key: &'l RecordKey, max_age: Duration, patience: Duration) -> LookingUp<'l>;
 }

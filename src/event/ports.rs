@@ -537,8 +537,8 @@ pub trait Route: Send + Sync + 'static {
     ) -> Recorded {
         event.clone()
     }
-    /// Decides an event that was completed; never `LookUp`.
-    fn decide_completed(&self, event: &Recorded) -> Result<Decision, RouteError> {
+    /// Decides an event that was completed; never `LookUp`. `_lookups` are those that it was completed by.
+    fn decide_completed(&self, event: &Recorded, _lookups: &LookUps) -> Result<Decision, RouteError> {
         self.decide(event)
     }
     /// Names the rules: what has one name decides one way. None where nothing is known of them.

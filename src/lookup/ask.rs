@@ -16,7 +16,6 @@ use super::marks::{Account, Standing};
 use super::store::{self, Kept, Key};
 use super::subject::{self, Subject};
 use crate::sell::{Forward, Priority, SellError, Vendor};
-use crate::telemetry::metrics::PASSTHROUGH_CACHE_REQUESTS_TOTAL;
 
 /// Tries of a request that may be repeated.
 const TRIES: u32 = 3;
@@ -60,6 +59,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in their order.
+    pub(super) const ALL: [Self; 5] = [Self::Hit, Self::Miss, Self::Shared, Self::Stale, Self::Passed];
+
     /// As the metric's label says it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -79,7 +81,7 @@ pub struct Answer {
     /// Its status.
     pub status: StatusCode,
     /// All of its headers.
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// Its body.
     pub body: Body,
     /// Where it is from.
@@ -199,7 +201,7 @@ impl Answer {
     fn kept(kept: &Kept, outcome: Outcome) -> Self {
         Self {
             status: kept.status,
-            headers: kept.headers.clone(),
+            headers: Arc::clone(&kept.headers),
             body: Body::Whole(kept.body.clone()),
             outcome,
             age: kept.age(),
@@ -207,7 +209,7 @@ impl Answer {
     }
 
     fn passing(response: Response, first: Bytes, outcome: Outcome) -> Self {
-        let (status, headers) = (response.status(), response.headers().clone());
+        let (status, headers) = (response.status(), Arc::new(response.headers().clone()));
         Self { status, headers, body: Body::Passing { first, rest: response }, outcome, age: Duration::ZERO }
     }
 }
@@ -216,15 +218,14 @@ impl Lookups {
     /// Asks what `forward` asks, and gives the vendor's answer, whatever its status. Safe to cancel: who waits for the
     /// same goes on by itself.
     pub async fn ask(&self, vendor: &Vendor, forward: &Forward, how: &How) -> Result<Answer, Unanswered> {
+        let account = self.0.accounts.of(vendor.account());
         let told = match subject::of(forward).filter(|_| how.keep) {
-            Some(subjects) => self.ask_once(vendor, forward, how, &subjects).await,
+            Some(subjects) => self.ask_once(vendor, forward, how, (&account, &subjects)).await,
             None => tries(vendor, forward, how)
                 .await
                 .map(|response| Answer::passing(response, Bytes::new(), Outcome::Passed)),
         };
-        let outcome = told.as_ref().map_or("unanswered", |answer| answer.outcome.as_str());
-        let account = vendor.account().to_string();
-        metrics::counter!(PASSTHROUGH_CACHE_REQUESTS_TOTAL, "account" => account, "outcome" => outcome).increment(1);
+        account.asked(told.as_ref().ok().map(|answer| answer.outcome));
         told
     }
 
@@ -233,17 +234,16 @@ impl Lookups {
         vendor: &Vendor,
         forward: &Forward,
         how: &How,
-        subjects: &[Subject],
+        (account, subjects): (&Account, &[Subject]),
     ) -> Result<Answer, Unanswered> {
-        let account = self.0.accounts.of(vendor.account());
         let key = store::key(vendor.account(), forward);
         let max_age = how.max_age.unwrap_or(self.0.ttl);
         for _ in 0..JOINS {
             let kept = self.0.store.get(&key).filter(|kept| kept.age() < max_age && !how.past);
-            if let Some(kept) = kept.filter(|kept| kept.is_fresh(&account)) {
+            if let Some(kept) = kept.filter(|kept| kept.is_fresh(account)) {
                 return Ok(Answer::kept(&kept, Outcome::Hit));
             }
-            match self.0.flights.turn(key, &account, subjects, how.past) {
+            match self.0.flights.turn(key, account, subjects, how.past) {
                 Turn::Lead(leading, era, standing) => {
                     let told = self.lead(vendor, forward, how, (key, leading, era, standing)).await;
                     return self.or_stale(&key, how, told);

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
+use super::ask::Outcome;
 use super::subject::{Subject, also};
 use crate::event::{AccountName, Page, Tenure};
 use crate::mutant::{Mutant, planted};
-use crate::telemetry::metrics::PASSTHROUGH_CACHE_DROPS_TOTAL;
+use crate::telemetry::metrics::{PASSTHROUGH_CACHE_DROPS_TOTAL, PASSTHROUGH_CACHE_REQUESTS_TOTAL};
 
 /// Moves with each change of what it stands for.
 #[derive(Debug, Default)]
@@ -48,6 +49,8 @@ pub(super) struct Account {
     eras: AtomicU64,
     resources: Mutex<Resources>,
     drops: [metrics::Counter; 2],
+    /// By outcome; the last one of those without an answer.
+    asks: [metrics::Counter; Outcome::ALL.len() + 1],
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +140,12 @@ impl Account {
         let drops = ["event", "write"].map(
             |cause| metrics::counter!(PASSTHROUGH_CACHE_DROPS_TOTAL, "account" => name.to_string(), "cause" => cause),
         );
+        let asks = std::array::from_fn(|at| {
+            let outcome = Outcome::ALL.get(at).map_or("unanswered", |outcome| outcome.as_str());
+            metrics::counter!(
+                PASSTHROUGH_CACHE_REQUESTS_TOTAL, "account" => name.to_string(), "outcome" => outcome
+            )
+        });
         Self {
             all: Arc::default(),
             any: Arc::default(),
@@ -144,7 +153,13 @@ impl Account {
             eras: AtomicU64::new(0),
             resources: Mutex::default(),
             drops,
+            asks,
         }
+    }
+
+    /// Counts a lookup by its outcome; none where it had no answer.
+    pub(super) fn asked(&self, outcome: Option<Outcome>) {
+        self.asks[outcome.map_or(Outcome::ALL.len(), |outcome| outcome as usize)].increment(1);
     }
 
     /// The era that it is; none while another replica may record events of the account.

@@ -52,10 +52,13 @@ impl Lookups {
     pub fn kept_record(&self, vendor: &Vendor, resource: &str, id: &str, max_age: Duration) -> Option<Found> {
         let dialect = vendor.dialect().unwrap_or(Dialect::Reference);
         let kept = self.0.store.get(&store::key(vendor.account(), &forward(dialect, resource, id)))?;
-        if kept.age() >= max_age || !kept.is_fresh(&self.0.accounts.of(vendor.account())) {
+        let (account, age) = (self.0.accounts.of(vendor.account()), kept.age());
+        if age >= max_age || !kept.is_fresh(&account) {
             return None;
         }
-        Some(Found { record: wire::record(dialect, &kept.body)?, age: kept.age(), cached: true })
+        let record = kept.record(dialect)?;
+        account.asked(Some(Outcome::Hit));
+        Some(Found { record, age, cached: true })
     }
 
     /// A record of `resource` (Core's path segment: `contacts`), at most `max_age` old, and in no case older than its newest

@@ -1,6 +1,6 @@
 //! Answers that are kept, bounded in bytes and in time.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use super::marks::{Account, Standing};
 use crate::event::AccountName;
-use crate::sell::Forward;
+use crate::event::ports::Dialect;
+use crate::sell::{Forward, wire};
 use crate::telemetry::metrics::{PASSTHROUGH_CACHE_BYTES, PASSTHROUGH_CACHE_ENTRIES};
 
 /// An answer is kept for lookups of records for so long, and longer where the configuration says so.
@@ -38,13 +39,14 @@ pub(super) type Key = [u8; 32];
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Arc<HeaderMap>,
     pub(super) body: Bytes,
     /// When the vendor was asked, and when it had answered.
     pub(super) asked: Instant,
     pub(super) answered: Instant,
     era: Option<u64>,
     standing: Standing,
+    record: OnceLock<Option<Bytes>>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,13 @@ impl Kept {
         era: Option<u64>,
         standing: Standing,
     ) -> Self {
-        Self { status, headers, body, asked, answered, era, standing }
+        let headers = Arc::new(headers);
+        Self { status, headers, body, asked, answered, era, standing, record: OnceLock::new() }
+    }
+
+    /// The record that it is, where it is one; read once. Always in the same dialect: a request's path names it.
+    pub(super) fn record(&self, dialect: Dialect) -> Option<Bytes> {
+        self.record.get_or_init(|| wire::record(dialect, &self.body)).clone()
     }
 
     pub(super) fn age(&self) -> Duration {

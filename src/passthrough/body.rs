@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Response, StatusCode, header};
 use futures_util::stream;
 use tokio::time::Instant;
 
-use super::links::{Door, Links};
+use super::links::{self, Door, Links};
 use super::refusal::Refusal;
 use crate::lookup::{self, Answer};
 
@@ -61,7 +61,8 @@ pub(super) fn down(
         return Err(Refusal::new(StatusCode::BAD_GATEWAY, "too_large", why));
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let mut links = kind.is_some_and(|kind| kind.contains("json")).then(|| Links::new(door));
+    let is_plain = |body: &lookup::Body| matches!(body, lookup::Body::Whole(body) if !links::may_have(body));
+    let mut links = kind.is_some_and(|kind| kind.contains("json") && !is_plain(&answer.body)).then(|| Links::new(door));
     let body = if head_only {
         Body::empty()
     } else {

@@ -5,6 +5,7 @@
 mod body;
 mod headers;
 mod links;
+mod meters;
 mod refusal;
 mod target;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use self::headers::BadHeader;
 use self::links::Door;
+use self::meters::Meters;
 use self::refusal::Refusal;
 use self::target::Target;
 use crate::admin::{Caller, Keys, Refused};
@@ -31,7 +33,6 @@ use crate::event::AccountName;
 use crate::event::ports::Dialect;
 use crate::lookup::{How, Lookups, Unanswered};
 use crate::sell::{Forward, Priority, Vendor};
-use crate::telemetry::metrics::{PASSTHROUGH_REQUESTS_TOTAL, PASSTHROUGH_SECONDS};
 
 /// A caller over its share of the budget waits so long for it (design.md section 8).
 const BUDGET_WAIT: Duration = Duration::from_secs(2);
@@ -48,6 +49,7 @@ struct Passthrough {
     vendors: Arc<dyn Vendors>,
     lookups: Lookups,
     keys: Keys,
+    meters: Meters,
 }
 
 /// The router of the door; it asks for keys itself, since what a key may do depends on the request.
@@ -56,6 +58,7 @@ pub fn router(vendors: Arc<dyn Vendors>, lookups: Lookups, keys: Keys) -> Router
         vendors,
         lookups,
         keys,
+        meters: Meters::default(),
     }))
 }
 
@@ -87,9 +90,7 @@ async fn answer(
     };
     // Only of accounts that are configured: a label must not be what a stranger made up.
     if let Some(vendor) = &vendor {
-        let account = || vendor.account().to_string();
-        metrics::counter!(PASSTHROUGH_REQUESTS_TOTAL, "account" => account(), "outcome" => outcome).increment(1);
-        metrics::histogram!(PASSTHROUGH_SECONDS, "account" => account()).record(begun.elapsed());
+        door.meters.of(vendor.account()).answered(outcome, begun.elapsed());
     }
     response
 }

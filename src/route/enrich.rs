@@ -1,18 +1,17 @@
 //! What a sink looks up to complete its events: which records, by CEL over the event, and how the answers stand in it.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use cel::Value;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::{Problem, RuleError};
 use super::filter::{Expression, type_of};
+use super::members;
 use crate::config::EnrichConfig;
 use crate::event::ports::RouteError;
 use crate::event::{Found, LookUps, OnMiss, RecordKey, Recorded, SinkName, Wanted};
@@ -21,6 +20,8 @@ use crate::event::{Found, LookUps, OnMiss, RecordKey, Recorded, SinkName, Wanted
 const MAX_RECORDS: usize = 100;
 /// Longest id that is looked up, in bytes.
 const MAX_ID_BYTES: usize = 64;
+/// What an answer takes in an event, about, where it is some fields.
+const ABOUT: usize = 256;
 
 /// One `[[sinks.NAME.enrich]]`.
 #[derive(Debug)]
@@ -121,73 +122,88 @@ pub(super) fn complete(
     found: &dyn Fn(&RecordKey) -> Option<Found>,
     now: OffsetDateTime,
 ) -> Recorded {
-    let mut members = String::new();
+    const BEFORE: &[u8] = b",\"enrichment\":{";
+    // A canonical event is an object that is never empty.
+    let own = event.body.len().saturating_sub(1);
+    let mut body = Vec::with_capacity(event.body.len() + BEFORE.len() + ABOUT * lookups.wanted.len());
+    body.extend_from_slice(&event.body[..own]);
+    body.extend_from_slice(BEFORE);
+    let begin = body.len();
     for wanted in &lookups.wanted {
         let fields = rules.iter().find(|rule| rule.name == wanted.name).and_then(|rule| rule.fields.as_deref());
-        let mut answers = wanted.keys.iter().filter_map(|key| match (found(key), wanted.on_miss) {
-            (Some(found), _) => Some(answer(key, &found, fields, now)),
-            (None, OnMiss::Null) => Some("null".to_owned()),
-            (None, OnMiss::Skip | OnMiss::Wait) => None,
-        });
-        let value = if wanted.is_list {
-            format!("[{}]", answers.collect::<Vec<_>>().join(","))
-        } else {
-            let Some(answer) = answers.next() else { continue };
-            answer
-        };
-        let separator = if members.is_empty() { "" } else { "," };
-        // Writing to a String cannot fail; names hold nothing that JSON escapes.
-        write!(members, "{separator}\"{}\":{value}", wanted.name).unwrap_or_default();
+        member(&mut body, begin, wanted, fields, found, now);
     }
-    if members.is_empty() {
+    if body.len() == begin {
         return event.clone();
     }
-    Recorded { body: with_member(&event.body, &members), ..event.clone() }
+    body.extend_from_slice(b"}}");
+    Recorded { body: Bytes::from(body), ..event.clone() }
 }
 
-/// A canonical event is an object that is never empty.
-fn with_member(body: &Bytes, members: &str) -> Bytes {
-    const BEFORE: &[u8] = b",\"enrichment\":{";
-    let kept = body.len().saturating_sub(1);
-    let mut bytes = BytesMut::with_capacity(kept + BEFORE.len() + members.len() + 2);
-    bytes.put_slice(&body[..kept]);
-    bytes.put_slice(BEFORE);
-    bytes.put_slice(members.as_bytes());
-    bytes.put_slice(b"}}");
-    bytes.freeze()
+/// Writes what one lookup found, where that is anything.
+fn member(
+    into: &mut Vec<u8>,
+    begin: usize,
+    wanted: &Wanted,
+    fields: Option<&[String]>,
+    found: &dyn Fn(&RecordKey) -> Option<Found>,
+    now: OffsetDateTime,
+) {
+    let before = into.len();
+    into.extend_from_slice(if before == begin { "\"" } else { ",\"" }.as_bytes());
+    into.extend_from_slice(wanted.name.as_bytes());
+    into.extend_from_slice(if wanted.is_list { "\":[" } else { "\":" }.as_bytes());
+    let mut answers = 0;
+    for key in &wanted.keys {
+        let found = found(key);
+        if found.is_none() && wanted.on_miss != OnMiss::Null {
+            continue;
+        }
+        if answers > 0 {
+            into.push(b',');
+        }
+        match found {
+            Some(found) => answer(into, key, &found, fields, now),
+            None => into.extend_from_slice(b"null"),
+        }
+        answers += 1;
+    }
+    match (wanted.is_list, answers) {
+        (true, _) => into.push(b']'),
+        (false, 0) => into.truncate(before),
+        (false, _) => {}
+    }
 }
 
-fn answer(key: &RecordKey, found: &Found, fields: Option<&[String]>, now: OffsetDateTime) -> String {
+fn answer(into: &mut Vec<u8>, key: &RecordKey, found: &Found, fields: Option<&[String]>, now: OffsetDateTime) {
     let as_of = found.as_of.replace_nanosecond(0).unwrap_or(found.as_of);
     let age = (now - found.as_of).whole_seconds().max(0);
-    let data = match (&found.record, fields) {
-        (None, _) => "null".to_owned(),
-        (Some(record), None) => record.get().to_owned(),
-        (Some(record), Some(fields)) => picked(record, fields),
-    };
-    format!(
-        r#"{{"id":"{}","source":"{}","as_of":"{}","age_seconds":{age},"data":{data}}}"#,
-        key.id,
-        found.answerer.as_str(),
-        as_of.format(&Rfc3339).unwrap_or_default(),
-    )
+    for part in ["{\"id\":\"", &key.id, "\",\"source\":\"", found.answerer.as_str(), "\",\"as_of\":\""] {
+        into.extend_from_slice(part.as_bytes());
+    }
+    // Writing to memory cannot fail; a year of five digits leaves nothing.
+    as_of.format_into(into, &Rfc3339).unwrap_or_default();
+    write!(into, "\",\"age_seconds\":{age},\"data\":").unwrap_or_default();
+    match (&found.record, fields) {
+        (None, _) => into.extend_from_slice(b"null"),
+        (Some(record), None) => into.extend_from_slice(record),
+        (Some(record), Some(fields)) => pick(into, record, fields),
+    }
+    into.push(b'}');
 }
 
-/// The wanted members of a record as they are spelled, in the order in which they are wanted; those that it does not have
-/// are left out.
-fn picked(record: &RawValue, fields: &[String]) -> String {
-    #[derive(Deserialize)]
-    struct Members<'r>(#[serde(borrow)] std::collections::HashMap<std::borrow::Cow<'r, str>, &'r RawValue>);
-
-    // What is no object has none.
-    let Ok(Members(members)) = serde_json::from_str::<Members<'_>>(record.get()) else { return "{}".to_owned() };
-    let mut picked = String::from("{");
-    for field in fields {
-        let Some(value) = members.get(field.as_str()) else { continue };
-        let separator = if picked.len() == 1 { "" } else { "," };
-        let name = serde_json::to_string(field).unwrap_or_default();
-        write!(picked, "{separator}{name}:{}", value.get()).unwrap_or_default();
+/// Writes the wanted members of a record as they are spelled, in the order in which they are wanted; those that it does not
+/// have are left out.
+fn pick(into: &mut Vec<u8>, record: &[u8], fields: &[String]) {
+    into.push(b'{');
+    let mut separator: &[u8] = b"";
+    for (field, value) in fields.iter().zip(members::picked(record, fields)) {
+        let Some(value) = value else { continue };
+        into.extend_from_slice(separator);
+        serde_json::to_writer(&mut *into, field).unwrap_or_default();
+        into.push(b':');
+        into.extend_from_slice(value.get().as_bytes());
+        separator = b",";
     }
-    picked.push('}');
-    picked
+    into.push(b'}');
 }

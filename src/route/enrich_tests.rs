@@ -1,7 +1,5 @@
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::value::RawValue;
 use time::macros::datetime;
 
 use super::Rules;
@@ -59,7 +57,7 @@ fn ids(lookups: &LookUps) -> Vec<&str> {
 
 /// Everything is found, as this.
 fn complete(rules: &Rules, event: &Recorded, record: Option<&str>) -> Recorded {
-    let record = record.map(|text| Arc::from(RawValue::from_string(text.to_owned()).unwrap()));
+    let record = record.map(|text| text.to_owned().into());
     let found = Found { answerer: Answerer::Cache, as_of: datetime!(2024-02-14 10:29:55.5 UTC), record };
     let now = datetime!(2024-02-14 10:30 UTC);
     rules.complete(event, &lookups(rules, event), &|_: &RecordKey| Some(found.clone()), now)
@@ -179,7 +177,10 @@ fn filters_keys_and_headers_use_what_was_looked_up() {
         )
     };
     let rules = rules(&config);
-    let decide = |record: &str| rules.decide_completed(&complete(&rules, &deal("77"), Some(record)));
+    let decide = |record: &str| {
+        let deal = deal("77");
+        rules.decide_completed(&complete(&rules, &deal, Some(record)), &lookups(&rules, &deal))
+    };
     assert_eq!(decide(r#"{"vip":false}"#).unwrap(), Decision::Filtered);
     let Decision::Deliver(address) = decide(r#"{"vip":true,"company":"Acme"}"#).unwrap() else { panic!("it is taken") };
     assert_eq!((&*address.topic, address.key.as_str(), address.headers[0].1.as_str()), ("sell", "Acme/456", "cache"));
@@ -200,6 +201,22 @@ fn where_an_event_goes_is_known_before_unless_it_hangs_on_an_answer() {
     assert_eq!(address(&sink(Some("enrichment.contact.data.vip"), vec![contact()])), None);
     assert_eq!(address(&with_key("{{ enrichment.contact.id }}")), None);
     assert!(address(&with_key("{{ record_id }}")).is_some());
+    // It goes there, with headers that hang on an answer.
+    let rules = rules(&SinkConfig {
+        enrich: vec![contact()],
+        ..config(
+            Some("resource == 'deal'"),
+            "sell.{{ resource }}",
+            DEFAULT_KEY,
+            &[("from", "{{ enrichment.contact.source }}")],
+        )
+    });
+    let completed = complete(&rules, &deal("77"), Some("{}"));
+    let Ok(Decision::Deliver(address)) = rules.decide_completed(&completed, &lookups(&rules, &deal("77"))) else {
+        panic!("it is taken")
+    };
+    assert_eq!((&*address.topic, address.key.as_str()), (&*known.topic, known.key.as_str()));
+    assert_eq!(address.headers[0].1.as_str(), "cache");
 }
 
 #[test]

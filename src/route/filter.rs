@@ -12,6 +12,7 @@ use cel::common::types::CelString;
 use cel::{Context, Env, ExecutionError, Program, Value, extensions};
 
 use super::error::Problem;
+use super::members::{self, Plain};
 use super::shape::{Uses, Variable, nearest};
 use super::view::View;
 use crate::event::Recorded;
@@ -64,6 +65,8 @@ static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
 pub(super) struct Expression {
     program: Program,
     uses: Uses,
+    /// Where in the body its value lies, where it is nothing but the name of a member: most ids are.
+    path: Option<Box<[Box<str>]>>,
 }
 
 /// Why an expression has no value for an event.
@@ -95,12 +98,20 @@ impl Expression {
             check.boolean(program.expression(), truth);
         }
         let Check { uses, problems, .. } = check;
-        if problems.is_empty() { Ok(Self { program, uses }) } else { Err(problems) }
+        let path = path_of(program.expression()).map(Vec::into_boxed_slice);
+        if problems.is_empty() { Ok(Self { program, uses, path }) } else { Err(problems) }
     }
 
     /// Its value for an event.
     pub(super) fn evaluate(&self, event: &Recorded) -> Result<Value, NoValue> {
-        self.evaluate_in(&View::new(event))
+        match self.path.as_deref().and_then(|path| members::plain(&event.body, path)) {
+            Some(Plain::Null) => Ok(Value::Null),
+            Some(Plain::Int(number)) => Ok(Value::Int(number)),
+            Some(Plain::UInt(number)) => Ok(Value::UInt(number)),
+            Some(Plain::Text(text)) => Ok(Value::String(text.into())),
+            // Another kind of value, none, or one that cannot be read: CEL says what that means.
+            None => self.evaluate_in(&View::new(event)),
+        }
     }
 
     fn evaluate_in(&self, view: &View<'_>) -> Result<Value, NoValue> {
@@ -421,6 +432,21 @@ fn walk<'p>(expr: &'p IdedExpr, see: &mut impl FnMut(&'p IdedExpr)) {
         Expr::List(list) => list.elements.iter().for_each(|element| walk(element, see)),
         Expr::Select(select) => walk(&select.operand, see),
         Expr::Ident(_) | Expr::Literal(_) | Expr::Map(_) | Expr::Struct(_) | Expr::Unspecified => {}
+    }
+}
+
+/// The members that an expression names one below the other, from an object of the body on.
+fn path_of(expr: &IdedExpr) -> Option<Vec<Box<str>>> {
+    match &expr.expr {
+        Expr::Select(select) if !select.test => {
+            let mut path = match variable_of(&select.operand) {
+                Some(variable @ (Variable::Data | Variable::Previous | Variable::Meta)) => vec![variable.name().into()],
+                _ => path_of(&select.operand)?,
+            };
+            path.push(select.field.as_str().into());
+            Some(path)
+        }
+        _ => None,
     }
 }
 

@@ -208,8 +208,9 @@ impl Rules {
         Ok(Address { topic: self.topic(event)?, key, headers: Vec::new() })
     }
 
-    fn address(&self, event: &Recorded) -> Result<Address, RouteError> {
-        let place = self.place(event)?;
+    /// Where an event goes whose place is known, or is what its rules say.
+    fn address(&self, event: &Recorded, place: Option<&Address>) -> Result<Address, RouteError> {
+        let place = place.cloned().map_or_else(|| self.place(event), Ok)?;
         let mut headers = Vec::with_capacity(self.headers.len());
         for (name, template) in &self.headers {
             let what = format!("header {name}");
@@ -240,6 +241,18 @@ impl Rules {
         Ok(Some(LookUps { wanted, address }))
     }
 
+    /// Filter, place and headers of an event of which nothing is to be looked up any more.
+    fn decide_all(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        if let Some(decision) = self.at_once(event) {
+            return Ok(decision);
+        }
+        // A replay was asked for by name, so no filter can be against it.
+        if event.replay.is_none() && !self.accepts(event)? {
+            return Ok(Decision::Filtered);
+        }
+        Ok(Decision::Deliver(self.address(event, None)?))
+    }
+
     fn of_kind(&self, event: &Recorded) -> Option<Kind> {
         let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
         kinds.get(&event.account)?.get(&event.event_type).cloned()
@@ -263,7 +276,7 @@ impl Route for Rules {
             return Ok(decision);
         }
         if self.enrich.is_empty() {
-            return self.decide_completed(event);
+            return self.decide_all(event);
         }
         // Before anything is looked up for an event that the sink does not take. A replay was asked for by name.
         if event.replay.is_none() {
@@ -277,7 +290,7 @@ impl Route for Rules {
         }
         match self.lookups(event)? {
             Some(lookups) => Ok(Decision::LookUp(Box::new(lookups))),
-            None => self.decide_completed(event),
+            None => self.decide_all(event),
         }
     }
 
@@ -295,15 +308,12 @@ impl Route for Rules {
         enrich::complete(&self.enrich, event, lookups, found, now)
     }
 
-    fn decide_completed(&self, event: &Recorded) -> Result<Decision, RouteError> {
-        if let Some(decision) = self.at_once(event) {
-            return Ok(decision);
+    fn decide_completed(&self, event: &Recorded, lookups: &LookUps) -> Result<Decision, RouteError> {
+        match &lookups.address {
+            // Taken for sure, and its place hangs on nothing that was found: both were decided before.
+            Some(place) => Ok(Decision::Deliver(self.address(event, Some(place))?)),
+            None => self.decide_all(event),
         }
-        // A replay was asked for by name, so no filter can be against it.
-        if event.replay.is_none() && !self.accepts(event)? {
-            return Ok(Decision::Filtered);
-        }
-        Ok(Decision::Deliver(self.address(event)?))
     }
 
     fn fingerprint(&self) -> Option<&str> {

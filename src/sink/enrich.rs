@@ -5,7 +5,7 @@
 //! they are answered. One that must wait holds what comes behind it, and nothing else: the asking is this sink's own, in
 //! its own task, while everything around it goes on (INV-15); what waits is behind the cursor (INV-10).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -76,13 +76,17 @@ pub struct Completed {
 pub struct Piece {
     /// By index in the batch: the first event that is not in it.
     pub end: usize,
-    completed: HashMap<Seq, Completed>,
+    /// In their order.
+    completed: VecDeque<Completed>,
 }
 
 impl Piece {
-    /// Takes an event out.
+    /// Takes an event out, and those before it. They are taken in their order.
     pub fn take(&mut self, seq: Seq) -> Option<Completed> {
-        self.completed.remove(&seq)
+        while self.completed.front().is_some_and(|completed| completed.event.seq < seq) {
+            self.completed.pop_front();
+        }
+        self.completed.pop_front_if(|completed| completed.event.seq == seq)
     }
 }
 
@@ -141,13 +145,13 @@ impl Enricher {
         let (plans, keys) = plan(route, &batch.events[at.min(batch.events.len())..]);
         loop {
             let answers = self.ask(&keys).await;
-            let mut completed = HashMap::with_capacity(plans.len());
+            let mut completed = VecDeque::with_capacity(plans.len());
             let (mut stopped, mut bytes) = (None, 0);
             for (event, plan) in batch.events[at..].iter().zip(&plans) {
                 match self.complete(route, event, plan, &answers) {
                     Ok(done) => {
                         bytes += done.event.body.len();
-                        completed.insert(event.seq, done);
+                        completed.push_back(done);
                     }
                     Err(wait) => {
                         stopped = Some(wait);
@@ -173,9 +177,23 @@ impl Enricher {
 
     /// Completes one event.
     pub async fn one(&self, route: &dyn Route, event: &Recorded) -> Result<Completed, MustWait> {
-        let (plans, keys) = plan(route, std::slice::from_ref(event));
+        match route.decide(event) {
+            Ok(Decision::LookUp(lookups)) => self.decided(route, event, lookups).await,
+            decision => Ok(Completed { event: event.clone(), decision }),
+        }
+    }
+
+    /// Completes one event, of which the rules have said what is to be looked up.
+    pub async fn decided(
+        &self,
+        route: &dyn Route,
+        event: &Recorded,
+        lookups: Box<LookUps>,
+    ) -> Result<Completed, MustWait> {
+        let mut keys = HashMap::new();
+        want(&mut keys, &lookups);
         let answers = self.ask(&keys).await;
-        let done = self.complete(route, event, &plans[0], &answers);
+        let done = self.complete(route, event, &Plan::LookUp(lookups), &answers);
         match &done {
             Err(wait) => self.note_wait(event.seq, wait),
             Ok(_) => self.goes_on(Some(event.seq)),
@@ -189,11 +207,21 @@ impl Enricher {
             return Answers::new();
         }
         let began = Instant::now();
-        let mut asking: Vec<BoxFuture<'_, _>> = Vec::with_capacity(keys.len());
+        let mut answers = Answers::with_capacity(keys.len());
+        let mut asking: Vec<BoxFuture<'_, _>> = Vec::new();
         for (key, asked) in keys {
-            asking.push(Box::pin(self.ask_for(key, *asked)));
+            // Most of it is: then there is nothing to wait for, and no future that does.
+            match self.lookups.at_hand(key, asked.max_age) {
+                Some(found) => drop(answers.insert(key.clone(), Ok(found))),
+                None => asking.push(Box::pin(self.ask_for(key, *asked))),
+            }
         }
-        let answers: Answers = stream::iter(asking).buffer_unordered(AT_ONCE).collect().await;
+        if !asking.is_empty() {
+            let mut asking = stream::iter(asking).buffer_unordered(AT_ONCE);
+            while let Some((key, answer)) = asking.next().await {
+                answers.insert(key, answer);
+            }
+        }
         self.seconds.record(began.elapsed());
         for answer in answers.values() {
             match answer {
@@ -240,7 +268,7 @@ impl Enricher {
         }
         let found = |key: &RecordKey| answers.get(key).and_then(|answer| answer.as_ref().ok()).cloned();
         let event = route.complete(event, lookups, &found, self.clock.now());
-        let decision = route.decide_completed(&event);
+        let decision = route.decide_completed(&event, lookups);
         Ok(Completed { event, decision })
     }
 
@@ -297,16 +325,20 @@ fn plan(route: &dyn Route, events: &[Recorded]) -> (Vec<Plan>, HashMap<RecordKey
             if !plans.is_empty() && keys.len() + more > PIECE_RECORDS {
                 break;
             }
-            for (key, wanted) in lookups.keys() {
-                let waits = wanted.on_miss == OnMiss::Wait;
-                let asked = keys.entry(key.clone()).or_insert(Asked { max_age: wanted.max_age, waits });
-                asked.max_age = asked.max_age.min(wanted.max_age);
-                asked.waits |= waits;
-            }
+            want(&mut keys, lookups);
         }
         plans.push(plan);
     }
     (plans, keys)
+}
+
+fn want(keys: &mut HashMap<RecordKey, Asked>, lookups: &LookUps) {
+    for (key, wanted) in lookups.keys() {
+        let waits = wanted.on_miss == OnMiss::Wait;
+        let asked = keys.entry(key.clone()).or_insert(Asked { max_age: wanted.max_age, waits });
+        asked.max_age = asked.max_age.min(wanted.max_age);
+        asked.waits |= waits;
+    }
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Route for Rules {
         Recorded { body: format!("{body}{}", "x".repeat(large(event))).into(), ..event.clone() }
     }
 
-    fn decide_completed(&self, event: &Recorded) -> Result<Decision, RouteError> {
+    fn decide_completed(&self, event: &Recorded, _lookups: &LookUps) -> Result<Decision, RouteError> {
         Ok(Decision::Deliver(Address { key: event.id.to_string(), ..Address::default() }))
     }
 }
@@ -58,6 +58,7 @@ fn key(id: &str) -> RecordKey {
 /// Answers everything, but what stands here.
 #[derive(Debug, Default)]
 struct Vendor {
+    kept: Mutex<Vec<String>>,
     asked: Mutex<BTreeMap<String, u32>>,
     down: Mutex<BTreeMap<String, LookUpError>>,
     at_once: Mutex<(usize, usize)>,
@@ -78,6 +79,11 @@ impl Vendor {
 }
 
 impl LookUp for Vendor {
+    fn at_hand(&self, key: &RecordKey, _max_age: Duration) -> Option<Found> {
+        let is_kept = self.kept.lock().unwrap().iter().any(|kept| **kept == *key.id);
+        is_kept.then_some(Found { answerer: Answerer::Cache, as_of: OffsetDateTime::UNIX_EPOCH, record: None })
+    }
+
     fn look_up<'l>(&'l self, key: &'l RecordKey, _max_age: Duration, _patience: Duration) -> LookingUp<'l> {
         Box::pin(async move {
             {
@@ -126,8 +132,7 @@ fn batch(records: &[&str]) -> Batch {
 
 /// The bodies of a piece, from `at` on.
 fn bodies(mut piece: Piece, at: usize) -> Vec<String> {
-    let events =
-        (at..piece.end).map(|index| piece.completed.remove(&Seq(index as u64 + 1)).expect("all up to its end"));
+    let events = (at..piece.end).map(|index| piece.take(Seq(index as u64 + 1)).expect("all up to its end"));
     events.map(|done| String::from_utf8(done.event.body.to_vec()).unwrap()).collect()
 }
 
@@ -139,6 +144,28 @@ async fn a_record_is_asked_for_once_for_all_events_of_a_batch() {
     assert_eq!(bodies(piece, 0), ["7", "{}", "7 8", "8", "7"]);
     assert_eq!(vendor.asked(), [("7".to_owned(), 1), ("8".to_owned(), 1)]);
     assert_eq!(bodies(enricher.piece(&Rules, &batch, 3).await, 3), ["8", "7"], "from where it is asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn for_what_is_at_hand_nobody_is_asked_and_nothing_waits() {
+    let (vendor, enricher) = world();
+    vendor.kept.lock().unwrap().extend(["7".to_owned(), "8".to_owned()]);
+    let (batch, began) = (batch(&["wait/7", "null/7 8"]), Instant::now());
+    assert_eq!(bodies(enricher.piece(&Rules, &batch, 0).await, 0), ["7", "7 8"]);
+    assert!(enricher.one(&Rules, &batch.events[0]).await.is_ok());
+    assert_eq!((vendor.asked(), began.elapsed()), (vec![], Duration::ZERO));
+    let one = self::batch(&["wait/7 9"]);
+    assert_eq!(bodies(enricher.piece(&Rules, &one, 0).await, 0), ["7 9"]);
+    assert_eq!(vendor.asked(), [("9".to_owned(), 1)], "only for what is not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_passed_over_is_given_up_and_those_behind_it_are_there() {
+    let (_vendor, enricher) = world();
+    let mut piece = enricher.piece(&Rules, &batch(&["wait/7", "wait/8", "wait/9"]), 0).await;
+    assert_eq!(piece.take(Seq(2)).unwrap().event.seq, Seq(2));
+    assert!(piece.take(Seq(1)).is_none());
+    assert!(piece.take(Seq(3)).is_some() && piece.take(Seq(4)).is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -496,7 +496,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             let message = match load {
                 Load::Message(message) => message,
                 // On the heap: only where something is looked up is an attempt as large as that.
-                load @ Load::LookUp(_) => match Box::pin(load.message(&*route, enricher, shard)).await {
+                load @ Load::LookUp(..) => match Box::pin(load.message(&*route, enricher, shard)).await {
                     Ok(message) => message,
                     Err(unsent) => return Ended::Unsent(Nothing { seq, unsent, probe }),
                 },

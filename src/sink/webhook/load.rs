@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::request::Message;
 use crate::event::ports::{Decision, Route, RouteError};
-use crate::event::{Recorded, Shard};
+use crate::event::{LookUps, Recorded, Shard};
 use crate::sink::enrich::{Enricher, MustWait};
 
 /// What is sent of an event.
@@ -13,8 +13,8 @@ use crate::sink::enrich::{Enricher, MustWait};
 pub enum Load {
     /// This.
     Message(Message),
-    /// What the rules say once its lookups are answered.
-    LookUp(Box<Recorded>),
+    /// What the rules say once these lookups are answered.
+    LookUp(Box<Recorded>, Box<LookUps>),
 }
 
 /// Why nothing was sent in an attempt.
@@ -32,7 +32,7 @@ impl Load {
     /// What the rules make of an event; none where it is not for this sink.
     pub fn of(event: &Recorded, route: &dyn Route, shard: Shard) -> Result<Option<Self>, String> {
         match route.decide(event) {
-            Ok(Decision::LookUp(_)) => Ok(Some(Self::LookUp(Box::new(event.clone())))),
+            Ok(Decision::LookUp(lookups)) => Ok(Some(Self::LookUp(Box::new(event.clone()), lookups))),
             decided => message(event, decided, shard).map(|message| message.map(Self::Message)),
         }
     }
@@ -42,7 +42,7 @@ impl Load {
     pub fn traceparent(&self) -> Cow<'_, str> {
         match self {
             Self::Message(message) => message.traceparent().into(),
-            Self::LookUp(event) => String::from_utf8_lossy(&event.traceparent()).into_owned().into(),
+            Self::LookUp(event, _) => String::from_utf8_lossy(&event.traceparent()).into_owned().into(),
         }
     }
 
@@ -53,14 +53,14 @@ impl Load {
         enricher: Option<Arc<Enricher>>,
         shard: Shard,
     ) -> Result<Message, Unsent> {
-        let event = match self {
+        let (event, lookups) = match self {
             Self::Message(message) => return Ok(message),
-            Self::LookUp(event) => event,
+            Self::LookUp(event, lookups) => (event, lookups),
         };
         let Some(enricher) = enricher else {
             return Err(Unsent::Refused("nobody looks up what its rules want to know".to_owned()));
         };
-        let completed = enricher.one(route, &event).await.map_err(Unsent::Waits)?;
+        let completed = enricher.decided(route, &event, lookups).await.map_err(Unsent::Waits)?;
         message(&completed.event, completed.decision, shard).map_err(Unsent::Refused)?.ok_or(Unsent::Filtered)
     }
 }
