@@ -56,6 +56,10 @@ pub enum Mutant {
     RedirectFollowed,
     /// Addresses are looked at in the URL, and not where a name has led to them.
     AddressUnchecked,
+    /// What a replica held that did not come back counts as not spent.
+    SliceForgotten,
+    /// What the vendor gave is used before it is kept.
+    GrantUnkept,
     /// An event drops no kept answer.
     EventUnheard,
     /// An answer that was on its way when its record changed counts as of now.
@@ -66,7 +70,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 27] = [
+    pub const ALL: [(&'static str, Self); 29] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -91,6 +95,8 @@ impl Mutant {
         ("held-unread", Self::HeldUnread),
         ("redirect-followed", Self::RedirectFollowed),
         ("address-unchecked", Self::AddressUnchecked),
+        ("slice-forgotten", Self::SliceForgotten),
+        ("grant-unkept", Self::GrantUnkept),
         ("event-unheard", Self::EventUnheard),
         ("old-answer-kept", Self::OldAnswerKept),
         ("wait-skipped", Self::WaitSkipped),

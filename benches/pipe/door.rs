@@ -21,6 +21,8 @@ use crate::support::program::{Daemon, Simulator};
 use crate::support::wait::wait_until;
 
 const KEY: &str = "the-key-of-the-callers";
+/// The vendor asks for a name.
+const CALLER: &str = "bench";
 /// Records that are looked up, at most.
 const RECORDS: usize = 1_000;
 const SOON: Duration = Duration::from_mins(1);
@@ -111,6 +113,7 @@ pub async fn measure(bench: &mut Bench<'_>) {
             bench.figures.push(Figure::beside(what, unit, ours, theirs, wanted));
         }
     }
+    nginx.end().await;
     bench.figures.push(Figure::alone("lookups: peak RSS", "MB", peak_rss(door.process.pid()), ""));
 }
 
@@ -123,7 +126,10 @@ fn middle(runs: &[Seen], figure: fn(&Seen) -> f64) -> f64 {
 
 fn headers(kept: bool) -> Vec<String> {
     let past = (!kept).then(|| "cache-control: no-cache".to_owned());
-    [format!("authorization: Bearer {KEY}"), "accept: application/json".to_owned()].into_iter().chain(past).collect()
+    [format!("authorization: Bearer {KEY}"), format!("user-agent: {CALLER}"), "accept: application/json".to_owned()]
+        .into_iter()
+        .chain(past)
+        .collect()
 }
 
 /// The vendor's contacts, as they are looked up.
@@ -131,7 +137,8 @@ async fn contacts(vendor: &Simulator) -> Vec<String> {
     let mut targets = Vec::new();
     for page in 1.. {
         let url = format!("{}/v2/contacts?per_page=100&page={page}", vendor.url());
-        let answer = http::client().get(&url).bearer_auth("t").send().await.expect("the simulator answers");
+        let asked = http::client().get(&url).bearer_auth("t").header("user-agent", CALLER);
+        let answer = asked.send().await.expect("the simulator answers");
         let list: Value = serde_json::from_slice(&answer.bytes().await.expect("a body")).expect("JSON");
         let items = list["items"].as_array().expect("a list");
         targets.extend(items.iter().map(|item| format!("/sell/acme/v2/contacts/{}", item["data"]["id"])));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use sqlx::{Connection as _, PgConnection};
+use standpipe::event::ports::Dialect;
 use tokio::time::Instant;
 
 use crate::ground::{open, peak_rss};
@@ -108,7 +109,7 @@ async fn idle(bench: &mut Bench<'_>) {
     let streams = bench.options.streams;
     eprintln!("{streams} idle streams");
     let story = Story { streams, events: 0, distinct: 0, pace: None };
-    let scene = Scene { live: true, ..Scene::new(story, 100, 0, false) };
+    let scene = Scene { dialect: Dialect::Live, ..Scene::new(story, 100, 0, false) };
     let stage = Stage::new(&bench.ground, &scene).await;
     let pipe = stage.start(&bench.ground, &scene, Whose::Ours);
     let polled = async |times: u64| {

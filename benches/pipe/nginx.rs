@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 use crate::support::keeper::{self, Process};
 use crate::support::wait::wait_until;
 
-/// A running nginx; ends when dropped, its workers too.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running nginx.
 pub struct Nginx {
     process: Process,
     port: u16,
@@ -27,7 +29,7 @@ impl Nginx {
         command.arg("-e").arg("stderr").arg("-p").arg(&directory).arg("-c").arg(&configuration);
         let process = Process::start("nginx", &mut command, &directory.join("log"));
         let listens = async || TcpStream::connect(("127.0.0.1", port)).await.is_ok();
-        wait_until("nginx listens", Duration::from_secs(20), listens).await;
+        wait_until("nginx listens", LIMIT, listens).await;
         Self { process, port }
     }
 
@@ -38,18 +40,11 @@ impl Nginx {
     pub fn pid(&self) -> Pid {
         self.process.pid()
     }
-}
 
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Killed, it would leave its workers behind.
+    /// Killed, it would leave its workers behind.
+    pub async fn end(mut self) {
         self.process.signal(Signal::TERM);
-        for _ in 0..200 {
-            if self.process.ended().is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.process.wait_ended(LIMIT).await;
     }
 }
 

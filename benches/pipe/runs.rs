@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 use serde::Serialize;
+use standpipe::event::ports::Dialect;
 use tokio::time::{Instant, timeout};
 
 use crate::bare::{Order, Told, Work};
@@ -43,8 +44,8 @@ pub struct Scene {
     pub webhooks: bool,
     /// The sinks begin behind what the ledger has already.
     pub from_now: bool,
-    /// In the live dialect, by streams that are named.
-    pub live: bool,
+    /// What the vendor speaks; streams of the live one are named.
+    pub dialect: Dialect,
     /// The sinks look a contact up for every event.
     pub looks_up: bool,
 }
@@ -56,7 +57,7 @@ const LOOKUP: &str = "lookup = \"contacts\"\nid = \"data.deal.contact_id\"\nas =
 impl Scene {
     /// One stream into what is chosen.
     pub const fn new(story: Story, page: u64, kafka: u64, webhooks: bool) -> Self {
-        Self { story, page, kafka, webhooks, from_now: false, live: false, looks_up: false }
+        Self { story, page, kafka, webhooks, from_now: false, dialect: Dialect::Reference, looks_up: false }
     }
 }
 
@@ -156,11 +157,10 @@ impl Stage {
             self.vendor.port(),
             scene.page
         );
-        if scene.live {
+        writeln!(text, "dialect = \"{}\"", scene.dialect.as_str()).expect("text");
+        if scene.dialect == Dialect::Live {
             let streams: Vec<String> = (0..scene.story.streams).map(|stream| format!("\"s{stream}\"")).collect();
-            writeln!(text, "dialect = \"live\"\nstreams = [{}]", streams.join(", ")).expect("text");
-        } else {
-            text += "dialect = \"reference\"\n";
+            writeln!(text, "streams = [{}]", streams.join(", ")).expect("text");
         }
         for (sink, topic) in self.topics.iter().take(usize::try_from(scene.kafka).expect("a few")).enumerate() {
             let (brokers, start) = (ground.kafka.brokers(), if scene.from_now { "now" } else { "oldest" });

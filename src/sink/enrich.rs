@@ -5,6 +5,8 @@
 //! they are answered. One that must wait holds what comes behind it, and nothing else: the asking is this sink's own, in
 //! its own task, while everything around it goes on (INV-15); what waits is behind the cursor (INV-10).
 
+mod plan;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,20 +17,15 @@ use futures_util::stream;
 use metrics::{Counter, Gauge, Histogram};
 use tokio::time::Instant;
 
+use self::plan::{Asked, Plan, plan};
 use crate::clock::Clock;
 use crate::event::ports::{Decision, Route, RouteError};
-use crate::event::{
-    Answerer, Batch, Found, LookUp, LookUpError, LookUps, OnMiss, RecordKey, Recorded, Seq, Shard, SinkName,
-};
+use crate::event::{Answerer, Batch, LookUp, LookUpError, LookUps, OnMiss, RecordKey, Recorded, Seq, Shard, SinkName};
 use crate::mutant::{Mutant, planted};
 use crate::telemetry::metrics as names;
 
-/// Events that are completed together, at most.
-const PIECE_EVENTS: usize = 512;
-/// Bytes of completed events, about, at most: one large record may stand in many of them.
+/// Bytes of completed events, about, at most, and of records that are at hand: one large record may stand in many events.
 const PIECE_BYTES: usize = 8 << 20;
-/// Records that are asked for together, at most: what is held of them is bounded by their size.
-const PIECE_RECORDS: usize = 128;
 /// Lookups of one sink that are under way at once.
 const AT_ONCE: usize = 16;
 /// How long one is waited for where the event waits.
@@ -99,14 +96,6 @@ pub struct MustWait {
     pub pause: Duration,
 }
 
-/// What the rules said before anything was looked up.
-enum Plan {
-    Done(Result<Decision, RouteError>),
-    LookUp(Box<LookUps>),
-}
-
-type Answers = HashMap<RecordKey, Result<Found, LookUpError>>;
-
 impl Enricher {
     /// Of a sink in a shard; none where its rules look nothing up.
     pub fn of(
@@ -142,13 +131,15 @@ impl Enricher {
     /// Completes the events of a batch from `at` on, as many as can be; waits until that is at least one. Nothing is lost
     /// when it is cancelled.
     pub async fn piece(&self, route: &dyn Route, batch: &Batch, at: usize) -> Piece {
-        let (plans, keys) = plan(route, &batch.events[at.min(batch.events.len())..]);
+        let events = &batch.events[at.min(batch.events.len())..];
         loop {
-            let answers = self.ask(&keys).await;
+            // Anew after a wait: what was at hand then may be too old now.
+            let (plans, mut asked) = plan(route, events, &*self.lookups);
+            self.ask(&mut asked).await;
             let mut completed = VecDeque::with_capacity(plans.len());
             let (mut stopped, mut bytes) = (None, 0);
-            for (event, plan) in batch.events[at..].iter().zip(&plans) {
-                match self.complete(route, event, plan, &answers) {
+            for (event, plan) in events.iter().zip(&plans) {
+                match self.complete(route, event, plan, &asked) {
                     Ok(done) => {
                         bytes += done.event.body.len();
                         completed.push_back(done);
@@ -190,10 +181,10 @@ impl Enricher {
         event: &Recorded,
         lookups: Box<LookUps>,
     ) -> Result<Completed, MustWait> {
-        let mut keys = HashMap::new();
-        want(&mut keys, &lookups);
-        let answers = self.ask(&keys).await;
-        let done = self.complete(route, event, &Plan::LookUp(lookups), &answers);
+        let mut asked = Asked::default();
+        asked.add(&lookups, &*self.lookups);
+        self.ask(&mut asked).await;
+        let done = self.complete(route, event, &Plan::LookUp(lookups), &asked);
         match &done {
             Err(wait) => self.note_wait(event.seq, wait),
             Ok(_) => self.goes_on(Some(event.seq)),
@@ -201,29 +192,22 @@ impl Enricher {
         done
     }
 
-    /// Asks for each record once, some at a time.
-    async fn ask(&self, keys: &HashMap<RecordKey, Asked>) -> Answers {
-        if keys.is_empty() {
-            return Answers::new();
+    /// Asks for what is not at hand, each record once, some at a time.
+    async fn ask(&self, asked: &mut Asked) {
+        if asked.is_empty() {
+            return;
         }
         let began = Instant::now();
-        let mut answers = Answers::with_capacity(keys.len());
-        let mut asking: Vec<BoxFuture<'_, _>> = Vec::new();
-        for (key, asked) in keys {
-            // Most of it is: then there is nothing to wait for, and no future that does.
-            match self.lookups.at_hand(key, asked.max_age) {
-                Some(found) => drop(answers.insert(key.clone(), Ok(found))),
-                None => asking.push(Box::pin(self.ask_for(key, *asked))),
-            }
+        let mut asking: Vec<BoxFuture<'_, ()>> = Vec::new();
+        for (key, open) in asked.open() {
+            asking.push(Box::pin(async move {
+                let patience = if open.waits { WAITING } else { PASSING };
+                open.answer = Some(self.lookups.look_up(key, open.max_age, patience).await);
+            }));
         }
-        if !asking.is_empty() {
-            let mut asking = stream::iter(asking).buffer_unordered(AT_ONCE);
-            while let Some((key, answer)) = asking.next().await {
-                answers.insert(key, answer);
-            }
-        }
+        stream::iter(asking).buffer_unordered(AT_ONCE).for_each(|()| std::future::ready(())).await;
         self.seconds.record(began.elapsed());
-        for answer in answers.values() {
+        for answer in asked.answers() {
             match answer {
                 Ok(found) => {
                     let counters = self.answered.iter().filter(|(answerer, _)| *answerer == found.answerer);
@@ -232,27 +216,15 @@ impl Enricher {
                 Err(_) => self.missed.increment(1),
             }
         }
-        answers
     }
 
-    async fn ask_for(&self, key: &RecordKey, asked: Asked) -> (RecordKey, Result<Found, LookUpError>) {
-        let patience = if asked.waits { WAITING } else { PASSING };
-        (key.clone(), self.lookups.look_up(key, asked.max_age, patience).await)
-    }
-
-    fn complete(
-        &self,
-        route: &dyn Route,
-        event: &Recorded,
-        plan: &Plan,
-        answers: &Answers,
-    ) -> Result<Completed, MustWait> {
+    fn complete(&self, route: &dyn Route, event: &Recorded, plan: &Plan, asked: &Asked) -> Result<Completed, MustWait> {
         let lookups = match plan {
             Plan::Done(decision) => return Ok(Completed { event: event.clone(), decision: decision.clone() }),
             Plan::LookUp(lookups) => lookups,
         };
         for (key, wanted) in lookups.keys().filter(|(_, wanted)| wanted.on_miss == OnMiss::Wait) {
-            match answers.get(key) {
+            match asked.answer(key) {
                 Some(Ok(_)) => {}
                 Some(Err(LookUpError::NotNow { .. })) if planted(Mutant::WaitSkipped) => {}
                 Some(Err(LookUpError::Never { why })) => {
@@ -266,7 +238,7 @@ impl Enricher {
                 None => return Err(MustWait { why: format!("enrich.{} was not asked", wanted.name), pause: PAUSE.0 }),
             }
         }
-        let found = |key: &RecordKey| answers.get(key).and_then(|answer| answer.as_ref().ok()).cloned();
+        let found = |key: &RecordKey| asked.answer(key).and_then(|answer| answer.as_ref().ok()).cloned();
         let event = route.complete(event, lookups, &found, self.clock.now());
         let decision = route.decide_completed(&event, lookups);
         Ok(Completed { event, decision })
@@ -301,43 +273,6 @@ impl Enricher {
             self.waiting.set(0.0);
             tracing::info!(sink = %self.sink, "what is looked up is answered again");
         }
-    }
-}
-
-/// How a record is asked for, by whoever asks for it most strictly.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    max_age: Duration,
-    waits: bool,
-}
-
-/// What is to be asked for the first of these events, as many as may go together; at least one.
-fn plan(route: &dyn Route, events: &[Recorded]) -> (Vec<Plan>, HashMap<RecordKey, Asked>) {
-    let mut plans = Vec::new();
-    let mut keys: HashMap<RecordKey, Asked> = HashMap::new();
-    for event in events.iter().take(PIECE_EVENTS) {
-        let plan = match route.decide(event) {
-            Ok(Decision::LookUp(lookups)) => Plan::LookUp(lookups),
-            decided => Plan::Done(decided),
-        };
-        if let Plan::LookUp(lookups) = &plan {
-            let more = lookups.keys().filter(|(key, _)| !keys.contains_key(key)).count();
-            if !plans.is_empty() && keys.len() + more > PIECE_RECORDS {
-                break;
-            }
-            want(&mut keys, lookups);
-        }
-        plans.push(plan);
-    }
-    (plans, keys)
-}
-
-fn want(keys: &mut HashMap<RecordKey, Asked>, lookups: &LookUps) {
-    for (key, wanted) in lookups.keys() {
-        let waits = wanted.on_miss == OnMiss::Wait;
-        let asked = keys.entry(key.clone()).or_insert(Asked { max_age: wanted.max_age, waits });
-        asked.max_age = asked.max_age.min(wanted.max_age);
-        asked.waits |= waits;
     }
 }
 

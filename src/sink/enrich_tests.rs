@@ -2,9 +2,12 @@ use std::collections::BTreeMap;
 
 use time::OffsetDateTime;
 
+use super::plan::{PIECE_EVENTS, PIECE_RECORDS};
 use super::*;
 use crate::event::ports::Address;
-use crate::event::{Chain, ContentHash, LookingUp, Wanted};
+use crate::event::{Chain, ContentHash, Found, LookingUp, Wanted};
+
+const MAX_AGE: Duration = Duration::from_mins(10);
 
 /// Looks up what stands in an event's record id, as `POLICY/ID ID …`; delivers everything.
 struct Rules;
@@ -15,12 +18,12 @@ impl Route for Rules {
             return Ok(Decision::Deliver(Address::default()));
         };
         let keys = ids.split(' ').map(key).collect();
-        let on_miss = match policy {
-            "wait" => OnMiss::Wait,
-            "skip" => OnMiss::Skip,
-            _ => OnMiss::Null,
+        let (on_miss, max_age) = match policy {
+            "wait" => (OnMiss::Wait, MAX_AGE),
+            "skip" => (OnMiss::Skip, MAX_AGE),
+            "soon" => (OnMiss::Null, MAX_AGE / 2),
+            _ => (OnMiss::Null, MAX_AGE),
         };
-        let max_age = Duration::from_mins(10);
         let wanted = vec![Wanted { name: "x".into(), keys, is_list: true, max_age, on_miss }];
         Ok(Decision::LookUp(Box::new(LookUps { wanted, address: None })))
     }
@@ -58,7 +61,8 @@ fn key(id: &str) -> RecordKey {
 /// Answers everything, but what stands here.
 #[derive(Debug, Default)]
 struct Vendor {
-    kept: Mutex<Vec<String>>,
+    /// What is at hand: since when, and of how many bytes.
+    kept: Mutex<BTreeMap<String, (Instant, usize)>>,
     asked: Mutex<BTreeMap<String, u32>>,
     down: Mutex<BTreeMap<String, LookUpError>>,
     at_once: Mutex<(usize, usize)>,
@@ -73,15 +77,24 @@ impl Vendor {
         self.down.lock().unwrap().insert(id.to_owned(), with);
     }
 
+    fn keep(&self, ids: impl IntoIterator<Item = usize>, bytes: usize) {
+        self.kept.lock().unwrap().extend(ids.into_iter().map(|id| (id.to_string(), (Instant::now(), bytes))));
+    }
+
     fn recover(&self) {
         self.down.lock().unwrap().clear();
     }
 }
 
 impl LookUp for Vendor {
-    fn at_hand(&self, key: &RecordKey, _max_age: Duration) -> Option<Found> {
-        let is_kept = self.kept.lock().unwrap().iter().any(|kept| **kept == *key.id);
-        is_kept.then_some(Found { answerer: Answerer::Cache, as_of: OffsetDateTime::UNIX_EPOCH, record: None })
+    fn at_hand(&self, key: &RecordKey, max_age: Duration) -> Option<Found> {
+        let (since, bytes) = *self.kept.lock().unwrap().get(&*key.id)?;
+        let record = Some(vec![b' '; bytes].into());
+        (since.elapsed() < max_age).then_some(Found {
+            answerer: Answerer::Cache,
+            as_of: OffsetDateTime::UNIX_EPOCH,
+            record,
+        })
     }
 
     fn look_up<'l>(&'l self, key: &'l RecordKey, _max_age: Duration, _patience: Duration) -> LookingUp<'l> {
@@ -149,7 +162,7 @@ async fn a_record_is_asked_for_once_for_all_events_of_a_batch() {
 #[tokio::test(start_paused = true)]
 async fn for_what_is_at_hand_nobody_is_asked_and_nothing_waits() {
     let (vendor, enricher) = world();
-    vendor.kept.lock().unwrap().extend(["7".to_owned(), "8".to_owned()]);
+    vendor.keep([7, 8], 1);
     let (batch, began) = (batch(&["wait/7", "null/7 8"]), Instant::now());
     assert_eq!(bodies(enricher.piece(&Rules, &batch, 0).await, 0), ["7", "7 8"]);
     assert!(enricher.one(&Rules, &batch.events[0]).await.is_ok());
@@ -157,6 +170,27 @@ async fn for_what_is_at_hand_nobody_is_asked_and_nothing_waits() {
     let one = self::batch(&["wait/7 9"]);
     assert_eq!(bodies(enricher.piece(&Rules, &one, 0).await, 0), ["7 9"]);
     assert_eq!(vendor.asked(), [("9".to_owned(), 1)], "only for what is not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_at_hand_is_not_asked_for_but_where_it_is_too_old() {
+    let (vendor, enricher) = world();
+    vendor.keep([7], 1);
+    tokio::time::sleep(MAX_AGE / 2).await;
+    let both = batch(&["wait/7", "soon/7", "wait/7"]);
+    assert_eq!(bodies(enricher.piece(&Rules, &both, 2).await, 2), ["7"]);
+    assert_eq!(vendor.asked(), []);
+    assert_eq!(bodies(enricher.piece(&Rules, &both, 0).await, 0), ["7", "7", "7"]);
+    assert_eq!(vendor.asked(), [("7".to_owned(), 1)], "one of them wants a younger answer");
+    // While another one is waited for it grows too old.
+    vendor.fail("9", not_now());
+    let (began, late) = (Instant::now(), batch(&["wait/9 7"]));
+    let (_, ()) = tokio::join!(enricher.piece(&Rules, &late, 0), async {
+        tokio::time::sleep(MAX_AGE / 2).await;
+        vendor.recover();
+    });
+    assert!(began.elapsed() >= MAX_AGE / 2);
+    assert_eq!(vendor.asked().iter().map(|(id, _)| &**id).collect::<Vec<_>>(), ["7", "9"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,6 +242,11 @@ async fn a_piece_is_bounded_in_events_records_and_bytes_and_so_is_what_is_asked_
     let batch_of = |records: &[String]| batch(&records.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(enricher.piece(&Rules, &batch_of(&many), 0).await.end, PIECE_RECORDS);
     assert_eq!(vendor.at_once.lock().unwrap().1, AT_ONCE);
+    vendor.keep(0..2 * PIECE_RECORDS, 1);
+    assert_eq!(enricher.piece(&Rules, &batch_of(&many), 0).await.end, 2 * PIECE_RECORDS, "all of it is at hand");
+    vendor.keep(0..2 * PIECE_RECORDS, PIECE_BYTES / 8);
+    assert_eq!(enricher.piece(&Rules, &batch_of(&many), 0).await.end, 8);
+    vendor.kept.lock().unwrap().clear();
     let plain = vec!["plain".to_owned(); 2 * PIECE_EVENTS];
     assert_eq!(enricher.piece(&Rules, &batch_of(&plain), 1).await.end, PIECE_EVENTS + 1);
     let large = vec!["skip/large".to_owned(); 12];

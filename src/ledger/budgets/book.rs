@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::event::budget::{BudgetAsk, BudgetSlice, Limit, Limits, Requests};
+use crate::mutant::{Mutant, planted};
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -172,7 +173,9 @@ impl Book {
         let left: Vec<Spent> = self.holders.iter().filter(|holder| gone(holder)).map(Holder::spent).collect();
         self.holders.retain(|holder| !gone(holder));
         let mut all = std::mem::take(&mut self.spent);
-        all.extend(left);
+        if !planted(Mutant::SliceForgotten) {
+            all.extend(left);
+        }
         all.retain(|spent| spent.by >= now - HOUR);
         for spent in all {
             let minute = spent.by.div_euclid(MINUTE) * MINUTE + MINUTE - 1;
