@@ -142,6 +142,20 @@ async fn the_stream_answers_before_the_cache_and_the_cache_before_the_vendor() {
     assert!(found.record.is_none() && found.answerer == Answerer::Vendor, "there is none");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_at_hand_is_what_the_stream_and_the_cache_know_and_asks_nobody() {
+    let scene = Scene::new("live");
+    let at_hand = |max_age| scene.lookups.at_hand(&key("acme", "7"), max_age).map(|found| found.answerer);
+    assert_eq!((at_hand(MAX_AGE), scene.asked()), (None, 0));
+    scene.answerer("7").await;
+    tokio::time::sleep(MAX_AGE / 2).await;
+    assert_eq!((at_hand(MAX_AGE), at_hand(MAX_AGE / 2)), (Some(Answerer::Cache), None));
+    scene.recent.learn(&[event("7")]);
+    assert_eq!((at_hand(MAX_AGE), at_hand(MAX_AGE / 2)), (Some(Answerer::Stream), Some(Answerer::Stream)));
+    assert!(scene.lookups.at_hand(&key("nobody", "7"), MAX_AGE).is_none());
+    assert_eq!(scene.asked(), 1);
+}
+
 /// INV-15: one lookup waits for a vendor that is down, and not each of them.
 #[tokio::test(start_paused = true)]
 async fn a_vendor_that_gives_no_answer_is_left_alone_and_what_is_known_is_told_meanwhile() {
