@@ -23,6 +23,8 @@ use uuid::Uuid;
 const PACED: Limits = Limits { per_second: Some(3), per_minute: 20, per_hour: 60 };
 const PLAIN: Limits = Limits { per_second: None, per_minute: 20, per_hour: 60 };
 
+const START: OffsetDateTime = time::macros::datetime!(2024-10-04 0:00 UTC);
+
 /// What goes wrong between replicas and book.
 #[derive(Clone, Debug, Default)]
 struct Troubles {
@@ -34,10 +36,13 @@ struct Troubles {
     slow: u64,
     /// A replica that dies, and when; who asks it later asks the one that came after it.
     dies: Option<(usize, u64)>,
+    /// From when on the server's clock is behind what it said before, and by how much, in milliseconds.
+    behind: Option<(u64, u64)>,
 }
 
 struct Book {
     model: Model,
+    clock: Clock,
     began: Instant,
     troubles: Troubles,
     calls: AtomicU64,
@@ -45,14 +50,24 @@ struct Book {
 
 impl Book {
     fn new(troubles: Troubles) -> Self {
-        let clock = Clock::following(OffsetDateTime::UNIX_EPOCH + Duration::from_hours(480_000));
-        let model = Model::new(LedgerId(Uuid::nil()), clock, Duration::from_secs(15));
-        Self { model, began: Instant::now(), troubles, calls: AtomicU64::new(0) }
+        let clock = Clock::manual(START);
+        let model = Model::new(LedgerId(Uuid::nil()), clock.clone(), Duration::from_secs(15));
+        Self { model, clock, began: Instant::now(), troubles, calls: AtomicU64::new(0) }
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap()
     }
 
     fn is_away(&self) -> bool {
-        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap();
-        self.troubles.away.is_some_and(|(from, length)| (from..from + length).contains(&elapsed))
+        self.troubles.away.is_some_and(|(from, length)| (from..from + length).contains(&self.elapsed()))
+    }
+
+    /// The server's clock says what it is to say now.
+    fn set_clock(&self) {
+        let behind = self.troubles.behind.filter(|(from, _)| self.elapsed() >= *from);
+        let behind = behind.map_or(Duration::ZERO, |(_, by)| Duration::from_millis(by));
+        self.clock.advance(START + self.began.elapsed() - behind - self.clock.now());
     }
 }
 
@@ -65,6 +80,7 @@ impl BudgetBook for Book {
             if self.is_away() {
                 return Err(lost());
             }
+            self.set_clock();
             let told = self.model.lease(ask).await;
             passes(self.troubles.slow).await;
             if self.troubles.lost > 0 && call.is_multiple_of(self.troubles.lost) { Err(lost()) } else { told }
@@ -184,11 +200,9 @@ fn priority() -> impl Strategy<Value = Priority> {
 fn troubles() -> impl Strategy<Value = Troubles> {
     let away = proptest::option::of((0..60_000_u64, 1..90_000_u64));
     let dies = proptest::option::of((0..3_usize, 0..60_000_u64));
-    (away, 0..4_u64, prop_oneof![Just(0), 1..300_u64], dies).prop_map(|(away, lost, slow, dies)| Troubles {
-        away,
-        lost: if lost == 1 { 5 } else { lost },
-        slow,
-        dies,
+    let behind = proptest::option::of((0..90_000_u64, 1..200_000_u64));
+    (away, 0..4_u64, prop_oneof![Just(0), 1..300_u64], dies, behind).prop_map(|(away, lost, slow, dies, behind)| {
+        Troubles { away, lost: if lost == 1 { 5 } else { lost }, slow, dies, behind }
     })
 }
 
@@ -224,6 +238,27 @@ fn what_a_dead_replica_held_counts_for_its_whole_hour() {
     let soon = taken.iter().filter(|(at, _)| *at < Duration::from_secs(320)).count();
     is_within(limits, &taken).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((soon, taken.len()), (30, 40), "the rest waits until the hour is over");
+}
+
+/// The server's clock is set back, or a standby whose clock is behind takes over: what a replica that is gone was given by
+/// the former time holds nobody up for longer than it lasted.
+#[test]
+fn a_clock_that_is_set_back_stops_no_stream() {
+    let limits = Limits { per_second: Some(10), per_minute: 600, per_hour: 36_000 };
+    // It is in a hurry, and is given all of each second.
+    let mut wishes: Vec<Wish> = vec![(9_000, 0, Priority::Firehose); 60];
+    let due = |n: u64| 10_100 + n * 500;
+    wishes.extend((0..40).map(|n| (due(n), 1, Priority::Firehose)));
+    let troubles = Troubles { slow: 2, dies: Some((0, 10_000)), behind: Some((10_000, 75_000)), ..Troubles::default() };
+    let taken = run(limits, 2, &wishes, &troubles, None);
+    is_within(limits, &taken).unwrap();
+    let mut at: Vec<Duration> = taken.iter().map(|(at, _)| *at).filter(|at| *at > Duration::from_secs(10)).collect();
+    at.sort();
+    assert_eq!(at.len(), 40, "nobody is left out");
+    for (n, at) in (0..).zip(at) {
+        let due = Duration::from_millis(due(n));
+        assert!(at < due + Duration::from_secs(3), "poll {n}, due at {due:?}, came at {at:?}");
+    }
 }
 
 /// Doors that are stormed at two replicas leave the streams of one of them what is theirs.

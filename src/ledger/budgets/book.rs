@@ -8,6 +8,9 @@
 //!
 //! Seconds are shorter than a slice lasts, so there a replica gets a *pace*: what it may make in any second. The paces that
 //! hold at one time, and those that ended less than a second ago, are within the limit together.
+//!
+//! The server's clock may be set back, or another server, whose clock is behind, may take over. What was written before
+//! then seems to end too late, and nobody would be given what it holds until then ([`Book::rein_in`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -53,6 +56,9 @@ struct Holder {
     turn: u64,
     /// What it holds is made by then.
     by: i64,
+    /// How long the slice that ends then lasts.
+    #[serde(default = "longest")]
+    lasts: i64,
     streams: u32,
     others: u32,
     /// What it has told of in all.
@@ -66,6 +72,9 @@ struct Holder {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Pace {
     by: i64,
+    /// How long it holds in all.
+    #[serde(default = "longest")]
+    lasts: i64,
     all: u32,
     others: u32,
 }
@@ -99,7 +108,9 @@ impl Book {
 
     /// Takes down what a replica spent and gives it a slice.
     pub fn lease(&mut self, ask: &BudgetAsk, now: i64) -> Result<BudgetSlice, Late> {
-        let by = now.saturating_add(millis(ask.lasts));
+        self.rein_in(now);
+        let lasts = millis(ask.lasts);
+        let by = now.saturating_add(lasts);
         let mut own = match self.holders.iter().position(|holder| holder.replica == ask.replica) {
             Some(at) if self.holders[at].turn >= ask.turn => {
                 return Err(Late { turn: ask.turn, last: self.holders[at].turn });
@@ -109,6 +120,7 @@ impl Book {
                 replica: ask.replica,
                 turn: 0,
                 by,
+                lasts,
                 streams: 0,
                 others: 0,
                 told: ask.told,
@@ -120,7 +132,9 @@ impl Book {
         self.take_down(&mut own, ask, now);
         (own.streams, own.others) = (ask.holds.streams, ask.holds.others);
         // One whose answer is lost goes by its last slice.
-        own.by = own.by.max(by);
+        if own.by <= by {
+            (own.by, own.lasts) = (by, lasts);
+        }
         own.paced = (ask.pace.streams > 0, ask.pace.others > 0);
         self.tidy(now);
         let mut slice = BudgetSlice { left: self.left(&ask.limits, now), ..BudgetSlice::default() };
@@ -130,10 +144,26 @@ impl Book {
         own.others += slice.given.others;
         own.paces.retain(|pace| pace.by >= now - SECOND);
         if let Some(pace) = slice.pace {
-            own.paces.push(Pace { by, all: pace.all, others: pace.others });
+            own.paces.push(Pace { by, lasts, all: pace.all, others: pace.others });
         }
         self.holders.push(own);
         Ok(slice)
+    }
+
+    /// Nothing ends later than it would if it began now: what says so was written by a clock that was ahead. It was written
+    /// before now all the same, so that it is over by then.
+    fn rein_in(&mut self, now: i64) {
+        let second = now.div_euclid(SECOND) * SECOND + SECOND;
+        for spent in &mut self.spent {
+            spent.by = spent.by.min(second);
+        }
+        for holder in &mut self.holders {
+            holder.by = holder.by.min(now.saturating_add(holder.lasts));
+            for pace in &mut holder.paces {
+                pace.by = pace.by.min(now.saturating_add(pace.lasts));
+            }
+        }
+        self.short = self.short.min(now + STREAMS_FIRST);
     }
 
     fn take_down(&mut self, own: &mut Holder, ask: &BudgetAsk, now: i64) {
@@ -275,6 +305,11 @@ impl Holder {
             others: most.others.max(pace.others),
         })
     }
+}
+
+/// What an older program wrote does not say how long its slice lasts: longer than any.
+const fn longest() -> i64 {
+    MINUTE
 }
 
 fn millis(time: Duration) -> i64 {
