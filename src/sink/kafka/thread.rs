@@ -34,20 +34,54 @@ pub(super) async fn call<T: Send + 'static>(
     within(doing, limit, answered).await?
 }
 
-/// Waits for a thread's answer for twice its limit, then gives the thread up.
+/// Waits for a thread's answer for twice its limit, then gives the thread up. In two parts: where the whole process was
+/// stopped meanwhile (a signal, a machine that was paused), time is over although the thread has had none, and that must
+/// cost one part at most.
 pub(super) async fn within<T>(
     doing: &str,
     limit: Duration,
-    answered: oneshot::Receiver<T>,
+    mut answered: oneshot::Receiver<T>,
 ) -> Result<T, KafkaSinkError> {
-    match tokio::time::timeout(2 * limit, answered).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => {
-            Err(KafkaSinkError::Doubt { why: format!("the client's thread ended while {doing}"), source: None })
+    for _ in 0..2 {
+        match tokio::time::timeout(limit, &mut answered).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(_)) => {
+                let why = format!("the client's thread ended while {doing}");
+                return Err(KafkaSinkError::Doubt { why, source: None });
+            }
+            Err(_) => {}
         }
-        Err(_) => {
-            let abandoned = ABANDONED.fetch_add(1, Ordering::SeqCst) + 1;
-            Err(KafkaSinkError::Hangs { doing: doing.to_owned(), abandoned })
-        }
+    }
+    let abandoned = ABANDONED.fetch_add(1, Ordering::SeqCst) + 1;
+    Err(KafkaSinkError::Hangs { doing: doing.to_owned(), abandoned })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_does_not_answer_is_given_up() {
+        let began = Instant::now();
+        let (_answer, answered) = oneshot::channel::<()>();
+        let error = within("testing", LIMIT, answered).await.unwrap_err();
+        assert!(matches!(error, KafkaSinkError::Hangs { abandoned: 1.., .. }), "{error}");
+        assert_eq!(began.elapsed(), 2 * LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_is_not_given_up_because_the_whole_process_was_stopped() {
+        let (answer, answered) = oneshot::channel();
+        let waiting = tokio::spawn(within("testing", LIMIT, answered));
+        tokio::task::yield_now().await;
+        // Time has gone on, and nothing else has.
+        tokio::time::advance(10 * LIMIT).await;
+        tokio::task::yield_now().await;
+        answer.send("here").unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), "here");
     }
 }
