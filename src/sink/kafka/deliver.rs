@@ -30,6 +30,11 @@ use crate::sink::enrich::Piece;
 pub(super) const MAX_EVENTS: usize = 5_000;
 /// How long a transaction is gathered while events keep coming.
 const GATHER: Duration = Duration::from_millis(25);
+/// After a transaction of so many events, which are not what a vendor sends while its streams are read in time, the next
+/// one has time to grow: each costs the broker as much as some hundred events do.
+const BUSY: usize = 500;
+/// From the beginning of such a transaction to the next, unless that is full before: at full rate several pages share one.
+const PACE: Duration = Duration::from_millis(75);
 /// How long events that are all filtered wait for a transaction of the cursor alone.
 const CURSOR_ALONE: Duration = Duration::from_secs(5);
 /// How often W follows, at most.
@@ -84,6 +89,8 @@ struct Loop<'s, C: Cluster, F, B> {
     looking: Option<Pending<Result<SinkRow, LedgerError>>>,
     last_commit: Instant,
     last_count: Instant,
+    /// The next transaction begins then, or when it is full.
+    send_from: Instant,
     leaving: Option<End>,
 }
 
@@ -112,6 +119,7 @@ pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         looking: None,
         last_commit: now,
         last_count: now,
+        send_from: now,
         leaving: None,
     };
     let ended = this.run().await;
@@ -149,6 +157,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
             let wants_more =
                 staying && self.rest.is_none() && self.draft.has_room(self.session.limit) && !self.is_ripe();
             let may_send = staying && self.in_flight.is_none() && self.is_due();
+            let sends_at = self.sends_at();
             let may_keep = self.keeping.is_none() && self.place.seq > self.kept;
             tokio::select! {
                 biased;
@@ -166,7 +175,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
                     self.skips = skips_of(self.session, &batch).await?;
                     self.rest = Some((batch, at));
                 }
-                () = std::future::ready(()), if may_send => self.send().await?,
+                () = sleep_until(sends_at), if may_send => self.send().await?,
                 () = sleep_until(next_keep), if may_keep => self.keep(),
                 _ = tick.tick() => tokio::select! {
                     biased;
@@ -180,7 +189,13 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
 
     /// Whether enough was gathered: what comes now can go with the next one.
     fn is_ripe(&self) -> bool {
-        self.in_flight.is_none() && self.draft.since.is_some_and(|since| since.elapsed() >= GATHER)
+        let gathered = self.draft.since.is_some_and(|since| since.elapsed() >= GATHER);
+        self.in_flight.is_none() && gathered && self.sends_at() <= Instant::now()
+    }
+
+    /// When the draft may go out at the earliest.
+    fn sends_at(&self) -> Instant {
+        if self.draft.has_room(self.session.limit) { self.send_from } else { self.last_commit }
     }
 
     /// Whether the draft should go out as it is.
@@ -237,6 +252,8 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
         }
         let sent: Vec<Seq> = self.draft.messages.iter().map(|message| message.event().seq).collect();
         let transaction = self.draft.transaction(&self.session.settings);
+        let now = Instant::now();
+        self.send_from = if sent.len() >= BUSY { now + PACE } else { now };
         let span = info_span!(
             parent: None,
             "transaction",

@@ -224,6 +224,38 @@ async fn after_a_failure_half_as_many_are_tried_and_after_a_success_twice_as_man
     ended(task).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn at_full_rate_pages_share_a_transaction_and_a_full_one_or_a_small_page_does_not_wait() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    let page = Duration::from_millis(20);
+    for at in 1..=10 {
+        ledger.record_some(1_000);
+        tokio::time::sleep_until(Instant::now() + page).await;
+        assert!(at > 1 || kafka.cursor_seq() == 1_000, "the first one goes at once");
+    }
+    kafka.wait_cursor(10_000).await;
+    let sizes = kafka.sizes().split_off(1);
+    assert!(sizes.len() <= 4 && sizes.iter().sum::<usize>() == 10_000, "{sizes:?}");
+    let began = Instant::now();
+    ledger.record_some(20_000);
+    kafka.wait_cursor(30_000).await;
+    let took = kafka.inside().commits.last().unwrap().at - began;
+    assert!(took < 6 * COMMIT_TAKES + Duration::from_millis(75), "full ones follow each other: {took:?}");
+    tokio::time::sleep_until(Instant::now() + Duration::from_secs(1)).await;
+    for _ in 0..5 {
+        tokio::time::sleep_until(Instant::now() + page).await;
+        let (began, before) = (Instant::now(), kafka.cursor_seq());
+        ledger.record_some(99);
+        kafka.wait_cursor(before + 99).await;
+        let took = kafka.inside().commits.last().unwrap().at - began;
+        assert!(took <= COMMIT_TAKES + Duration::from_millis(2), "{took:?}");
+    }
+    stop.cancel();
+    ended(task).await.unwrap();
+}
+
 /// Field 5: a batch of which a part was refused comes again whole and in its order.
 #[tokio::test(start_paused = true)]
 async fn an_event_that_the_broker_refuses_for_its_size_is_found_and_becomes_a_stub() {
