@@ -2,7 +2,9 @@
 //! APIs. Requests and answers pass unchanged but for credentials, what belongs to one hop, and links that would lead past
 //! the door; the streams' share of the account's budget stays theirs.
 
+mod audit;
 mod body;
+mod graphql;
 mod headers;
 mod links;
 mod meters;
@@ -22,6 +24,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::routing::any;
 use tokio::time::Instant;
 
+use self::audit::Audit;
 use self::headers::BadHeader;
 use self::links::Door;
 use self::meters::Meters;
@@ -54,12 +57,9 @@ struct Passthrough {
 
 /// The router of the door; it asks for keys itself, since what a key may do depends on the request.
 pub fn router(vendors: Arc<dyn Vendors>, lookups: Lookups, keys: Keys) -> Router {
-    Router::new().route("/sell", any(answer)).route("/sell/{*target}", any(answer)).with_state(Arc::new(Passthrough {
-        vendors,
-        lookups,
-        keys,
-        meters: Meters::default(),
-    }))
+    let door = Arc::new(Passthrough { vendors, lookups, keys, meters: Meters::default() });
+    let routes = ["/sell", "/sell/", "/sell/{*target}"];
+    routes.iter().fold(Router::new(), |router, path| router.route(path, any(answer))).with_state(door)
 }
 
 async fn answer(
@@ -70,7 +70,8 @@ async fn answer(
     let begun = Instant::now();
     let path = request.uri().path();
     let target = Target::parse(path);
-    let vendor = target.as_ref().ok().and_then(|target| door.vendors.vendor(&target.account));
+    // Also where the rest of the path is bad: the answer is in the form of the account's dialect.
+    let vendor = Target::account(path).and_then(|account| door.vendors.vendor(&account));
     let dialect = vendor.as_ref().and_then(Vendor::dialect).unwrap_or(if path.contains("/v2/") {
         Dialect::Live
     } else {
@@ -78,6 +79,10 @@ async fn answer(
     });
     let told = async {
         let caller = door.keys.admit(peer.ip(), request.headers()).await.map_err(refused)?;
+        if request.uri().authority().is_some() {
+            let why = "the request names another place than the path on this server";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", why));
+        }
         let target = target.map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", why.to_string()))?;
         pass(caller, target, (vendor.clone(), &door.lookups), request, begun + ANSWER_WITHIN).await
     };
@@ -106,9 +111,11 @@ async fn pass(
     if matches!(method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this method does not pass"));
     }
+    let may = |reads| caller.may(if reads { Scope::PassthroughRead } else { Scope::PassthroughWrite });
     let reads = target.is_read(&method);
-    let scope = if reads { Scope::PassthroughRead } else { Scope::PassthroughWrite };
-    if !caller.may(scope) || !caller.reaches(&target.account) {
+    // What a GraphQL request does stands in its body, which is read only for those who may do something.
+    let hangs_on_body = reads && method == Method::POST && target.is_graphql();
+    if !(may(reads) || hangs_on_body && may(false)) || !caller.reaches(&target.account) {
         return Err(refused(Refused::Beyond));
     }
     let Some(vendor) = vendor else {
@@ -126,25 +133,22 @@ async fn pass(
     })?;
     let door = Door::new(vendor.origin(), ours(request.headers(), &target.account));
     let api = target.api().as_str();
-    let audited = (!reads).then(|| format!("/{}", target.segments.join("/")));
     let query = request.uri().query().map(str::to_owned);
-    let how = how(request.headers(), deadline);
-    let forward = Forward {
-        api,
-        method,
-        segments: target.segments,
-        slash: target.slash,
-        query,
-        headers,
-        body: body::up(request.into_body()).await?,
-    };
+    let mut how = how(request.headers(), deadline);
+    let body = body::up(request.into_body()).await?;
+    let reads = reads && (!hangs_on_body || graphql::is_query(&body));
+    if !may(reads) {
+        return Err(refused(Refused::Beyond));
+    }
+    // A write is neither kept nor shared, wherever it goes.
+    how.keep &= reads;
+    let forward = Forward { api, method, segments: target.segments, slash: target.slash, query, headers, body };
+    let audit = (!reads).then(|| Audit::begins(caller.name(), vendor.account(), &forward.method, &forward.segments));
     let writing = (!reads).then(|| lookups.writing(&vendor, &forward));
     let told = lookups.ask(&vendor, &forward, &how).await.map_err(unanswered);
     drop(writing);
-    if let Some(path) = audited {
-        // Neither query nor body: they hold what people wrote.
-        let status = told.as_ref().map_or_else(|refusal| refusal.status, |answer| answer.status).as_u16();
-        tracing::info!(key = caller.name(), account = %vendor.account(), method = %forward.method, path, status, "a write passed the door");
+    if let Some(audit) = audit {
+        audit.ends(told.as_ref().map_or_else(|refusal| refusal.status, |answer| answer.status));
     }
     let answer = told?;
     let mut down = headers::down(&answer.headers, vendor.origin(), &door);

@@ -69,6 +69,11 @@ impl fmt::Display for BadTarget {
 }
 
 impl Target {
+    /// Whose vendor a path is about, whatever the rest of it is.
+    pub(super) fn account(path: &str) -> Option<AccountName> {
+        path.strip_prefix("/sell/")?.split('/').next().map(AccountName::from)
+    }
+
     /// Reads the path of a request, as it came.
     pub(super) fn parse(path: &str) -> Result<Self, BadTarget> {
         if path.len() > MAX_PATH {
@@ -96,7 +101,12 @@ impl Target {
         }
     }
 
-    /// Whether a request changes nothing at the vendor: a query by POST is one.
+    /// Whether it is GraphQL, where a request's body says what it does.
+    pub(super) fn is_graphql(&self) -> bool {
+        self.segments[1] == "graphql"
+    }
+
+    /// Whether a request changes nothing at the vendor: a query by POST is one, if it is a query ([`super::graphql`]).
     pub(super) fn is_read(&self, method: &Method) -> bool {
         *method == Method::GET || *method == Method::HEAD || (*method == Method::POST && self.api() == Api::Search)
     }

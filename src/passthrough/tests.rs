@@ -171,17 +171,57 @@ async fn a_key_does_what_it_is_allowed_to_where_it_is_allowed_to() {
 }
 
 #[tokio::test]
+async fn a_graphql_request_that_is_no_query_is_a_write() {
+    let server = MockServer::start().await;
+    let answer = ResponseTemplate::new(200).set_body_raw("{}", "application/json");
+    Mock::given(path("/v3/graphql")).respond_with(answer).mount(&server).await;
+    let (query, mutation) = (r#"{"query":"{ deals { id } }"}"#, r#"{"query":"mutation { deleteDeal(id: 1) }"}"#);
+    let door = |allow| door(vendor(&server.uri(), Dialect::Live), &[allow]);
+    let (reader, writer) = (door(Scope::PassthroughRead), door(Scope::PassthroughWrite));
+    let told =
+        async |door: &Router, body: &'static str| ask(door, request("POST", "/sell/acme/v3/graphql", body)).await;
+    let (lines, _guard) = logged();
+    assert_eq!(told(&reader, query).await.0, 200);
+    assert_eq!(
+        (told(&reader, mutation).await.0, told(&writer, query).await.0),
+        (StatusCode::FORBIDDEN, StatusCode::FORBIDDEN)
+    );
+    let (status, headers, _) = told(&writer, mutation).await;
+    assert_eq!((status, headers.get("standpipe-cache")), (StatusCode::OK, None));
+    assert_eq!(server.received_requests().await.unwrap().len(), 2);
+    let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    assert_eq!(lines.matches("a write passed the door").count(), 1, "{lines}");
+    let (owner, _lookups, _era) = owner(&server, Dialect::Live);
+    for label in ["miss", "hit"] {
+        assert_eq!(told(&owner, query).await.1["standpipe-cache"], label);
+    }
+    for _ in 0..2 {
+        assert_eq!(told(&owner, mutation).await.0, 200);
+    }
+    assert_eq!(told(&owner, query).await.1["standpipe-cache"], "miss", "it may have changed anything");
+    assert_eq!(server.received_requests().await.unwrap().len(), 6);
+}
+
+#[tokio::test]
 async fn what_is_ambiguous_or_leads_elsewhere_is_refused_in_the_form_of_the_dialect() {
     let server = MockServer::start().await;
     let door = door(vendor(&server.uri(), Dialect::Reference), &[Scope::Admin]);
-    for target in
-        ["/sell/acme/v3/../oauth2/token", "/sell/acme/v3/%2e%2e/oauth2/token", "/sell/acme/oauth2/token", "/sell"]
-    {
+    for target in [
+        "/sell/acme/v3/../oauth2/token",
+        "/sell/acme/v3/%2e%2e/oauth2/token",
+        "/sell/acme/oauth2/token",
+        "/sell",
+        "/sell/",
+        "http://vendor.example/sell/acme/v3/deals",
+    ] {
         let (status, _, body) = get(&door, target).await;
         assert_eq!(status, 400, "{target}");
         let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
         assert_eq!(body["error"]["code"], 400, "{target}: {body}");
     }
+    let (_, _, body) = get(&live(&server), "/sell/acme/v3/%2e%2e/oauth2/token").await;
+    let body: serde_json::Value = serde_json::from_str(&body.unwrap()).unwrap();
+    assert_eq!(body["errors"][0]["error"]["code"], "bad_request", "in the form of the account's dialect: {body}");
     let mut underscored = request("GET", "/sell/acme/v3/deals", Body::empty());
     underscored.headers_mut().insert("x_forwarded_for", HeaderValue::from_static("1"));
     assert_eq!(ask(&door, underscored).await.0, 400);
@@ -191,6 +231,60 @@ async fn what_is_ambiguous_or_leads_elsewhere_is_refused_in_the_form_of_the_dial
     let long = request("POST", "/sell/acme/v3/deals", vec![b' '; body::MOST_UP + 1]);
     assert_eq!(ask(&door, long).await.0, 413);
     assert_eq!(server.received_requests().await.unwrap().len(), 0);
+}
+
+/// What is logged on this thread from now on, until the guard is dropped.
+fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
+    #[derive(Clone)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let lines = Lines(Arc::default());
+    let to = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).finish();
+    (lines.0, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn every_write_leaves_a_line_also_where_its_caller_does_not_wait_for_the_answer() {
+    let server = MockServer::start().await;
+    Mock::given(method("PUT")).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let slow = ResponseTemplate::new(204).set_delay(Duration::from_mins(1));
+    Mock::given(method("DELETE")).respond_with(slow).mount(&server).await;
+    let (door, (lines, _guard)) = (live(&server), logged());
+    let audited = || {
+        let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        lines.lines().filter(|line| line.contains("a write passed the door")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(get(&door, "/sell/acme/v2/deals/1").await.0, 404);
+    assert_eq!(ask(&door, request("PUT", "/sell/acme/v2/deals/1?secret=x", "{}")).await.0, 200);
+    let one = audited();
+    assert!(
+        matches!(one.as_slice(), [line] if line.contains("key=\"ci\" account=acme method=PUT path=\"/v2/deals/1\" status=200")),
+        "{one:?}"
+    );
+    let asked = ask(&door, request("DELETE", "/sell/acme/v2/deals/7", ""));
+    let reached = async {
+        while !server.received_requests().await.unwrap().iter().any(|seen| seen.method.as_str() == "DELETE") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        told = asked => panic!("{told:?}"),
+        () = reached => {}
+    }
+    let two = audited();
+    assert!(
+        two.len() == 2 && two[1].contains("method=DELETE path=\"/v2/deals/7\"") && two[1].contains("went away"),
+        "{two:?}"
+    );
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ async fn the_door_lends_the_connection_and_neither_secret() {
     let metrics = daemon.metrics().await.expect("metrics");
     for line in [
         "standpipe_passthrough_requests_total{account=\"acme\",outcome=\"answered\"} 2",
-        "standpipe_passthrough_requests_total{account=\"acme\",outcome=\"refused\"} 2",
+        "standpipe_passthrough_requests_total{account=\"acme\",outcome=\"refused\"} 3",
         "standpipe_vendor_requests_total{account=\"acme\",api=\"core\",status_class=\"2xx\"} 2",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
