@@ -1,7 +1,8 @@
 //! Who may ask: API keys, compared in constant time by their hashes; without any, this machine alone is served.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -10,23 +11,39 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use super::failures::Failures;
-use crate::config::{KeyConfig, Scope, SecretError};
+use crate::config::{KeyConfig, Scope, Secret, SecretError};
 use crate::event::AccountName;
+
+/// Keys that stand in files are read again so often, where anybody asks.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 /// The keys of the server. Cheap to clone.
 #[derive(Clone)]
 pub struct Keys(Arc<Inner>);
 
 struct Inner {
-    keys: Vec<(Arc<Key>, [u8; 32])>,
+    keys: Vec<Arc<Key>>,
+    known: Mutex<Known>,
     failures: Failures,
 }
+
+/// What opens the server now.
+struct Known {
+    /// One for each key, in their order; none where its file cannot be read.
+    hashes: Arc<[Option<Hash>]>,
+    read_at: Instant,
+}
+
+type Hash = [u8; 32];
 
 #[derive(Debug)]
 struct Key {
     name: String,
+    /// Where it stands, if that is a file; else its hash is all that is held here.
+    file: Option<Secret>,
     allow: Vec<Scope>,
     accounts: Vec<AccountName>,
 }
@@ -91,17 +108,21 @@ impl Refused {
 }
 
 impl Keys {
-    /// Reads the secrets of the configured keys.
+    /// Reads the secrets of the configured keys. Those in files are read again while they are used: a key whose file is
+    /// replaced is another one within a second, and one whose file cannot be read opens nothing until it can.
     pub fn new<'a>(keys: impl IntoIterator<Item = (&'a String, &'a KeyConfig)>) -> Result<Self, SecretError> {
-        let keys = keys
+        let (keys, hashes): (Vec<_>, Vec<_>) = keys
             .into_iter()
             .map(|(name, key)| {
-                let hash = Sha256::digest(key.token.read()?.expose_secret()).into();
-                let key = Key { name: name.clone(), allow: key.allow.clone(), accounts: key.accounts.clone() };
-                Ok((Arc::new(key), hash))
+                let hash = hash(&key.token)?;
+                let file = key.token.path().is_some().then(|| key.token.clone());
+                let (allow, accounts) = (key.allow.clone(), key.accounts.clone());
+                Ok((Arc::new(Key { name: name.clone(), file, allow, accounts }), Some(hash)))
             })
             .collect::<Result<_, SecretError>>()?;
-        Ok(Self(Arc::new(Inner { keys, failures: Failures::default() })))
+        let hashes = hashes.into();
+        let known = Mutex::new(Known { hashes, read_at: Instant::now() });
+        Ok(Self(Arc::new(Inner { keys, known, failures: Failures::default() })))
     }
 
     /// Says who asks from `peer`. A failed try is answered late, and later each time ([`Failures`]).
@@ -124,30 +145,68 @@ impl Keys {
 
     /// Every key is compared, and each in full: the time tells nothing.
     fn find(&self, given: &[u8]) -> Option<Arc<Key>> {
-        let given: [u8; 32] = Sha256::digest(given).into();
+        let given: Hash = Sha256::digest(given).into();
         let mut found = None;
-        for (key, hash) in &self.0.keys {
-            let difference = hash.iter().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
-            if difference == 0 {
+        for (key, hash) in self.0.keys.iter().zip(self.hashes().iter()) {
+            let difference = hash.iter().flatten().zip(given).fold(0, |sum, (a, b)| sum | (a ^ b));
+            if hash.is_some() && difference == 0 {
                 found = Some(key.clone());
             }
         }
         found
     }
+
+    fn hashes(&self) -> Arc<[Option<Hash>]> {
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.read_at.elapsed() >= READ_AGAIN && self.0.keys.iter().any(|key| key.file.is_some()) {
+            let again = |(key, before): (&Arc<Key>, &Option<Hash>)| {
+                let Some(file) = &key.file else { return *before };
+                let now = hash(file).inspect_err(|error| {
+                    if before.is_some() {
+                        let error = error as &dyn std::error::Error;
+                        tracing::error!(key = key.name, error, "an API key opens nothing until its file can be read");
+                    }
+                });
+                let now = now.ok();
+                if now.is_some() && now != *before {
+                    tracing::info!(key = key.name, "an API key is another one now");
+                }
+                now
+            };
+            known.hashes = self.0.keys.iter().zip(known.hashes.iter()).map(again).collect();
+            known.read_at = Instant::now();
+        }
+        known.hashes.clone()
+    }
+}
+
+fn hash(secret: &Secret) -> Result<Hash, SecretError> {
+    Ok(Sha256::digest(secret.read()?.expose_secret()).into())
 }
 
 /// The keys that open one part of the server.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Gate {
     keys: Keys,
     needs: Scope,
+    shows: Arc<dyn Fn() -> Vec<AccountName> + Send + Sync>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gate({:?} {:?})", self.keys, self.needs)
+    }
 }
 
 impl Gate {
-    /// A gate that lets keys with `needs` or `admin` pass.
+    /// A gate that lets keys with `needs` or `admin` pass, which reach every account that is shown behind it.
     #[must_use]
-    pub const fn new(keys: Keys, needs: Scope) -> Self {
-        Self { keys, needs }
+    pub fn new(keys: Keys, needs: Scope, shows: impl Fn() -> Vec<AccountName> + Send + Sync + 'static) -> Self {
+        Self { keys, needs, shows: Arc::new(shows) }
+    }
+
+    fn lets_pass(&self, caller: &Caller) -> bool {
+        caller.may(self.needs) && (self.shows)().iter().all(|account| caller.reaches(account))
     }
 
     /// The gate as axum's middleware.
@@ -158,7 +217,7 @@ impl Gate {
         next: Next,
     ) -> Response {
         match gate.keys.admit(peer.ip(), request.headers()).await {
-            Ok(caller) if caller.may(gate.needs) => next.run(request).await,
+            Ok(caller) if gate.lets_pass(&caller) => next.run(request).await,
             Ok(_) => Refused::Beyond.into_response(),
             Err(refused) => refused.into_response(),
         }
@@ -222,7 +281,6 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
-    use crate::config::Secret;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -296,5 +354,40 @@ mod tests {
         let many = futures_util::future::join_all((0..20).map(|_| keys.admit(ELSEWHERE, &wrong))).await;
         let too_many = many.iter().filter(|told| matches!(told, Err(Refused::TooMany))).count();
         assert_eq!(too_many, 12);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_whose_file_is_replaced_is_another_one_and_without_its_file_it_is_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "first-key-of-two\n").unwrap();
+        let token = Secret::file(file.path().to_owned());
+        let key = KeyConfig { token, allow: vec![Scope::PassthroughRead], accounts: Vec::new() };
+        let written = KeyConfig { token: Secret::value("written-key"), ..key.clone() };
+        let keys = Keys::new([(&"ci".to_owned(), &key), (&"written".to_owned(), &written)]).unwrap();
+        let opens = async |keys: &Keys, value: &'static str| {
+            tokio::time::advance(READ_AGAIN).await;
+            keys.admit(ELSEWHERE, &with("authorization", value)).await.is_ok()
+        };
+        let (first, second) = ("Bearer first-key-of-two", "Bearer second-key-of-two");
+        assert!(opens(&keys, first).await && !opens(&keys, second).await);
+        std::fs::write(file.path(), "second-key-of-two").unwrap();
+        assert!(!opens(&keys, first).await && opens(&keys, second).await);
+        std::fs::write(file.path(), "").unwrap();
+        assert!(!opens(&keys, second).await && !opens(&keys, "Bearer ").await);
+        assert!(opens(&keys, "Bearer written-key").await, "it stands in no file");
+        std::fs::write(file.path(), "first-key-of-two").unwrap();
+        assert!(opens(&keys, first).await);
+    }
+
+    #[tokio::test]
+    async fn a_key_for_some_accounts_does_not_open_what_shows_others() {
+        let keys = keys(&[Scope::EventsRead]);
+        let caller = keys.admit(ELSEWHERE, &with("authorization", "Bearer s3cret-key")).await.unwrap();
+        let gate = |accounts: &'static [&'static str], needs| {
+            Gate::new(keys.clone(), needs, move || accounts.iter().map(|name| AccountName::from(*name)).collect())
+        };
+        assert!(gate(&["acme"], Scope::EventsRead).lets_pass(&caller));
+        assert!(!gate(&["acme"], Scope::PassthroughRead).lets_pass(&caller));
+        assert!(!gate(&["acme", "other"], Scope::EventsRead).lets_pass(&caller));
     }
 }

@@ -32,7 +32,10 @@ pub(super) fn router(
     keys: &Keys,
 ) -> Router {
     let provider = Provider { program: program.clone(), ledger: ledger.clone(), health: health.clone() };
-    let gate = Gate::new(keys.clone(), Scope::EventsRead);
+    let accounts = settings.clone();
+    // The page shows all accounts.
+    let gate =
+        Gate::new(keys.clone(), Scope::EventsRead, move || accounts.borrow().vendors().keys().cloned().collect());
     console::router(Arc::new(provider))
         .layer(middleware::from_fn_with_state(gate, Gate::middleware))
         .merge(passthrough::router(Arc::new(Accounts(settings)), lookups, keys.clone()))
