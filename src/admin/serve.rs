@@ -1,4 +1,5 @@
-//! Serving HTTP with bounds: so many connections, so long for a request's head, so long for an answer, so long to end.
+//! Serving HTTP with bounds: so many connections, so long for a request's head, so long for an answer, so long for its caller
+//! to take more of it, so long to end.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
@@ -26,6 +28,8 @@ const MAX_CONNECTIONS: usize = 256;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// An answer must be made by then.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// A caller that takes nothing of its answer for so long is cut off: it holds a connection, and maybe one to the vendor.
+const TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// Open requests get this long when the listener stops.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -46,7 +50,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
             Ok((stream, peer)) => {
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, peer, router, stop).await;
+                    connection(stream, peer, router, stop, TAKEN_WITHIN).await;
                     drop(permit);
                 });
             }
@@ -64,9 +68,17 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    taken_within: Duration,
+) {
     // What is passed on in pieces must not wait for the other side to acknowledge the last one.
     drop(stream.set_nodelay(true));
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(taken_within));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(router, peer, request.map(Body::new)).await) }
@@ -74,7 +86,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, stop: C
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut serving = std::pin::pin!(serving);
     let result = tokio::select! {
         result = serving.as_mut() => result,
@@ -93,5 +105,48 @@ async fn answer(router: Router, peer: SocketAddr, mut request: Request) -> Respo
     match tokio::time::timeout(ANSWER_DEADLINE, router.oneshot(request)).await {
         Ok(Ok(response)) => response,
         Err(_) => (StatusCode::GATEWAY_TIMEOUT, "no answer in time\n").into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// More than the sockets between two processes hold.
+    const LONG: usize = 64 << 20;
+
+    #[tokio::test]
+    async fn a_caller_that_takes_nothing_of_its_answer_is_cut_off_and_a_slow_one_is_not() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().route("/", get(async || vec![b'x'; LONG]));
+        let asked = async || {
+            let mut caller = TcpStream::connect(address).await.unwrap();
+            let (stream, peer) = listener.accept().await.unwrap();
+            caller.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+            let stop = CancellationToken::new();
+            (caller, connection(stream, peer, router.clone(), stop, Duration::from_secs(2)))
+        };
+        let (_caller, serving) = asked().await;
+        tokio::time::timeout(Duration::from_secs(30), serving).await.expect("it is over");
+
+        let (mut caller, serving) = asked().await;
+        let taking = async {
+            let (mut piece, mut taken) = (vec![0; 1 << 20], 0);
+            loop {
+                match caller.read(&mut piece).await.unwrap() {
+                    0 => return taken,
+                    more => taken += more,
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let (taken, ()) = tokio::join!(taking, serving);
+        assert!(taken > LONG, "{taken}");
     }
 }
