@@ -232,6 +232,34 @@ fn what_has_no_meaning_is_refused_at_start() {
     assert!(errors(&sink(Some("enrichment.contract.id == '7'"), vec![contact()])).contains("did you mean `contact`?"));
     assert!(errors(&sink(Some("has(enrichment.contact)"), vec![])).contains("[[sinks.NAME.enrich]]"));
     assert!(errors(&with_key("{{ enrichment.owner.id }}")).contains("nothing is looked up as `owner`, but contact"));
+    // What no answer will ever have would make a dead letter of every event.
+    let fields = Some(["id", "email"].map(str::to_owned).to_vec());
+    let some = || vec![contact(), EnrichConfig { fields: fields.clone(), ..lookup("owner", "users", "[1, 2]") }];
+    let filter = |text: &str| errors(&sink(Some(text), some()));
+    let key = |text: &str| errors(&SinkConfig { enrich: some(), ..with_key(text) });
+    for path in ["enrichment.contact.email", "enrichment.contact.email.size"] {
+        let told = filter(&format!("{path} == 'a'"));
+        assert!(told.starts_with("filter: an answer has no member `email`, but id, source"), "{told}");
+        assert!(told.ends_with("the record is in `data`: enrichment.contact.data.email"), "{told}");
+        assert_eq!(key(&format!("{{{{ {path} }}}}")), told.replace("filter: ", "key: "));
+    }
+    assert!(filter("has(enrichment.contact.dta)").ends_with("did you mean `data`?"));
+    let told = key("{{ enrichment.owner.data.phone | default('') }}");
+    assert_eq!(told, "key: `phone` is not among the `fields` of this lookup: id, email");
+    assert_eq!(filter("enrichment.owner.data.phone == '1'"), told.replace("key: ", "filter: "));
+    for good in [
+        "enrichment.contact.data.company.name == 'x'",
+        "enrichment.owner.exists(owner, owner.data.email == 'x' && owner.age_seconds < 60)",
+        "enrichment.owner[0].data.id == enrichment.contact.id",
+        "['x'].exists(enrichment, enrichment.startsWith('y'))",
+    ] {
+        assert_eq!(filter(good), "", "{good}");
+    }
+    for good in
+        ["{% for one in enrichment.owner %}{{ one.data.email }}{% endfor %}", "{{ enrichment.owner[0].data.id }}"]
+    {
+        assert_eq!(key(good), "", "{good}");
+    }
     let mut plain = with_key("{{ enrichment }}");
     plain.enrich.clear();
     assert!(errors(&plain).contains("[[sinks.NAME.enrich]]"));

@@ -12,6 +12,7 @@ use cel::common::types::CelString;
 use cel::{Context, Env, ExecutionError, Program, Value, extensions};
 
 use super::error::Problem;
+use super::looked_up::{LookedUp, unknown_member};
 use super::members::{self, Plain};
 use super::shape::{Uses, Variable, nearest};
 use super::view::View;
@@ -80,7 +81,7 @@ pub(super) struct NoValue {
 impl Expression {
     /// Checked against the event's shape; `names` are those of lookups. `truth` tells why it must be true or false, where it
     /// must.
-    pub(super) fn compile(text: &str, names: &[Arc<str>], truth: Option<&str>) -> Result<Self, Vec<Problem>> {
+    pub(super) fn compile(text: &str, names: &[LookedUp], truth: Option<&str>) -> Result<Self, Vec<Problem>> {
         if text.len() > MAX_BYTES {
             return Err(vec![Problem::new(format!("an expression is at most {MAX_BYTES} bytes long"), 0..0)]);
         }
@@ -130,7 +131,7 @@ impl Expression {
 pub(super) struct Filter(Expression);
 
 impl Filter {
-    pub(super) fn compile(text: &str, samples: &[Recorded], names: &[Arc<str>]) -> Result<Self, Vec<Problem>> {
+    pub(super) fn compile(text: &str, samples: &[Recorded], names: &[LookedUp]) -> Result<Self, Vec<Problem>> {
         if text.trim().is_empty() {
             return Err(vec![Problem::new("an empty filter; leave it out to take every event", 0..0)]);
         }
@@ -207,7 +208,7 @@ pub(super) enum NamedType {
 
 struct Check<'p> {
     program: &'p Program,
-    names: &'p [Arc<str>],
+    names: &'p [LookedUp],
     uses: Uses,
     /// Variables of the macros around this place.
     bound: Vec<&'p str>,
@@ -270,8 +271,8 @@ impl<'p> Check<'p> {
 
     fn select(&mut self, select: &'p SelectExpr, at: &IdedExpr) {
         self.visit(&select.operand);
-        if variable_of(&select.operand) == Some(Variable::Enrichment)
-            && let Some(message) = unknown_lookup(&select.field, self.names)
+        if let Some(path) = below_enrichment(select)
+            && let Some(message) = unknown_member(&path, self.names)
         {
             self.problem(message, at);
         }
@@ -354,23 +355,11 @@ impl<'p> Check<'p> {
 }
 
 /// A variable, where the sink's events have it.
-pub(super) fn known_variable(name: &str, names: &[Arc<str>]) -> Option<Variable> {
+pub(super) fn known_variable(name: &str, names: &[LookedUp]) -> Option<Variable> {
     Variable::parse(name).filter(|variable| *variable != Variable::Enrichment || !names.is_empty())
 }
 
-/// What is wrong with `enrichment.NAME`, where no lookup has the name.
-pub(super) fn unknown_lookup(name: &str, names: &[Arc<str>]) -> Option<String> {
-    if names.is_empty() || names.iter().any(|known| **known == *name) {
-        return None;
-    }
-    let known = names.iter().map(|name| &**name);
-    Some(match nearest(name, known.clone()) {
-        Some(near) => format!("nothing is looked up as `{name}`; did you mean `{near}`?"),
-        None => format!("nothing is looked up as `{name}`, but {}", known.collect::<Vec<_>>().join(", ")),
-    })
-}
-
-pub(super) fn unknown_variable(name: &str, names: &[Arc<str>]) -> String {
+pub(super) fn unknown_variable(name: &str, names: &[LookedUp]) -> String {
     if name == Variable::Enrichment.name() {
         return "`enrichment` is there only where the sink looks something up first: [[sinks.NAME.enrich]]".to_owned();
     }
@@ -448,6 +437,17 @@ fn path_of(expr: &IdedExpr) -> Option<Vec<Box<str>>> {
         }
         _ => None,
     }
+}
+
+/// The members that are named one below the other from `enrichment` on.
+fn below_enrichment(select: &SelectExpr) -> Option<Vec<&str>> {
+    let mut path = match &select.operand.expr {
+        Expr::Select(above) => below_enrichment(above)?,
+        _ if variable_of(&select.operand) == Some(Variable::Enrichment) => Vec::new(),
+        _ => return None,
+    };
+    path.push(&select.field);
+    Some(path)
 }
 
 fn variable_of(expr: &IdedExpr) -> Option<Variable> {

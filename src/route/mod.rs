@@ -18,6 +18,7 @@ mod enrich;
 mod error;
 mod fanout;
 mod filter;
+mod looked_up;
 mod members;
 mod rules;
 mod shape;

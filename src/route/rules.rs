@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use super::enrich::{self, Enrich};
 use super::error::{Problem, RuleError};
 use super::filter::{Filter, NamedType};
+use super::looked_up::LookedUp;
 use super::shape::{Uses, Variable, resources, samples};
 use super::template::{RenderError, Template, topic_problem};
 use crate::config::{SinkConfig, SinkKind};
@@ -55,7 +56,7 @@ impl Rules {
     fn compiled(sink: &SinkName, config: &SinkConfig, dialects: &[Dialect]) -> Result<Self, Vec<RuleError>> {
         let samples = samples_of(dialects);
         let mut errors = Vec::new();
-        let names: Vec<Arc<str>> = config.enrich.iter().map(|enrich| enrich.name.as_str().into()).collect();
+        let names: Vec<LookedUp> = config.enrich.iter().map(LookedUp::of).collect();
         let enrich =
             Enrich::compile(sink, &config.enrich).map_err(|problems| errors.extend(problems)).unwrap_or_default();
         let mut report = |key: &str, text: &str, problems: Vec<Problem>| {

@@ -14,7 +14,8 @@ use minijinja::value::Object;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 
 use super::error::Problem;
-use super::filter::{known_variable, unknown_lookup, unknown_variable};
+use super::filter::{known_variable, unknown_variable};
+use super::looked_up::{LookedUp, unknown_member};
 use super::shape::{Uses, Variable};
 use super::view::View;
 use crate::event::Recorded;
@@ -47,7 +48,7 @@ const NAME: &str = "rule";
 
 impl Template {
     /// `names` are those of lookups.
-    pub(super) fn compile(text: &str, names: &[Arc<str>]) -> Result<Self, Vec<Problem>> {
+    pub(super) fn compile(text: &str, names: &[LookedUp]) -> Result<Self, Vec<Problem>> {
         if text.len() > MAX_BYTES {
             return Err(vec![Problem::new(format!("a template is at most {MAX_BYTES} bytes long"), 0..0)]);
         }
@@ -219,7 +220,7 @@ const fn in_row(variable: Variable) -> bool {
 
 struct Check<'c> {
     text: &'c str,
-    names: &'c [Arc<str>],
+    names: &'c [LookedUp],
     undeclared: &'c BTreeSet<String>,
     globals: &'c BTreeSet<String>,
     problems: Vec<Problem>,
@@ -236,13 +237,13 @@ impl Check<'_> {
                 }
             }
             Expr::GetAttr(member) => {
-                let Expr::Var(name) = &member.expr else { return };
-                if name.id == Variable::Enrichment.name()
-                    && self.undeclared.contains(name.id)
-                    && let Some(message) = unknown_lookup(member.name, self.names)
+                if self.undeclared.contains(Variable::Enrichment.name())
+                    && let Some(path) = below_enrichment(expr)
+                    && let Some(message) = unknown_member(&path, self.names)
                 {
                     self.problems.push(Problem::new(message, whole_path(self.text, at.clone())));
                 }
+                let Expr::Var(name) = &member.expr else { return };
                 let text = Variable::parse(name.id).is_some_and(Variable::is_text);
                 if text && self.undeclared.contains(name.id) {
                     let message = format!("`{}` is text and has no member `{}`", name.id, member.name);
@@ -266,6 +267,19 @@ impl Check<'_> {
             Some(offset) => within.start + offset..within.start + offset + word.len(),
             None => within,
         }
+    }
+}
+
+/// The members that are named one below the other from `enrichment` on.
+fn below_enrichment<'e>(expr: &Expr<'e>) -> Option<Vec<&'e str>> {
+    match expr {
+        Expr::Var(name) if name.id == Variable::Enrichment.name() => Some(Vec::new()),
+        Expr::GetAttr(member) => {
+            let mut path = below_enrichment(&member.expr)?;
+            path.push(member.name);
+            Some(path)
+        }
+        _ => None,
     }
 }
 
