@@ -6,17 +6,16 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::check_budget;
 use super::output::{line, printable};
 use super::reach::{self, Finding, State};
 use super::{Failure, Global, Ready};
 use crate::config::{
-    AccountConfig, Auth, Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig,
-    SinkConfig, SinkKind,
+    Auth, Config, DialectChoice, EnrichConfig, KeyConfig, LedgerUrl, Order, PassthroughConfig, SinkConfig, SinkKind,
 };
 use crate::event::OnMiss;
 use crate::event::ports::Dialect;
 use crate::route::never_emitted;
-use crate::sell::Limits;
 use crate::sell::wire::never_looked_up;
 
 /// `standpipe check`
@@ -107,6 +106,7 @@ fn report(ready: &Ready) -> Report {
     let mut warnings: Vec<String> = ready.loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(dialect_warnings(ready));
     warnings.extend(key_warnings(config));
+    warnings.extend(check_budget::warnings(config));
     Report {
         deployment: config.deployment.clone(),
         ledger: match config.ledger.url {
@@ -131,7 +131,7 @@ fn report(ready: &Ready) -> Report {
                     Auth::OAuth { .. } => "OAuth 2.0",
                 },
                 guarantee: "recorded exactly once",
-                budget: budget(account),
+                budget: check_budget::told(account),
             })
             .collect(),
         sinks: config.sinks.iter().map(|(name, sink)| sink_report(name.as_str(), sink, config.audit.enabled)).collect(),
@@ -140,24 +140,6 @@ fn report(ready: &Ready) -> Report {
         warnings,
         outside: None,
     }
-}
-
-/// The requests that all replicas together make, and whose they are.
-fn budget(account: &AccountConfig) -> String {
-    let dialects: &[Dialect] = match &account.dialect {
-        DialectChoice::Fixed(dialect) => std::slice::from_ref(dialect),
-        DialectChoice::Auto => &[Dialect::Reference, Dialect::Live],
-    };
-    let mut limits: Vec<String> = dialects
-        .iter()
-        .map(|dialect| {
-            let limits = Limits::of(*dialect, account.requests_per_minute, account.requests_per_hour);
-            format!("{} requests a minute, {} an hour", limits.per_minute, limits.per_hour)
-        })
-        .collect();
-    limits.dedup();
-    let limits = limits.join(", or by its dialect ");
-    format!("{limits}; at least 30 % for the streams, the rest for lookups")
 }
 
 /// What is kept of the vendor's answers.
@@ -406,6 +388,28 @@ order = "none"
         let unknown = told(&CONFIG.replace("dialect = \"live\"", "requests_per_minute = 50"));
         let either = "50 requests a minute, 6000 an hour, or by its dialect 50 requests a minute, 36000 an hour";
         assert!(unknown.contains(either), "{unknown}");
+    }
+
+    #[test]
+    fn check_warns_where_the_streams_leave_nothing_for_lookups() {
+        let shown = |more: &str| {
+            let config = CONFIG.replace("dialect = \"live\"\n", &format!("dialect = \"live\"\n{more}\n"));
+            text(&report(&ready(&config)))
+        };
+        assert!(!shown("poll_interval = \"2s\"").contains("poll_interval"), "19 streams, 570 of 600 a minute");
+        let warning = "accounts.acme.poll_interval: 19 streams that are each asked every 1s make 1140 requests a \
+                       minute, of 600 that are allowed: nothing is left for lookups";
+        let told = shown("poll_interval = \"1s\"");
+        assert!(told.contains(warning), "{told}");
+        assert!(!shown("poll_interval = \"1s\"\nstreams = [\"deals\", \"contacts\"]").contains("poll_interval"));
+        let hour = shown("poll_interval = \"5s\"\nrequests_per_hour = 13680");
+        assert!(hour.contains("make 13680 requests an hour, of 13680"), "{hour}");
+        let other = |dialect: &str| {
+            let account = format!("dialect = \"{dialect}\"\npoll_interval = \"1s\"\n");
+            text(&report(&ready(&CONFIG.replace("dialect = \"live\"\n", &account))))
+        };
+        assert!(other("auto").contains("accounts.acme.poll_interval: in the live dialect, 19 streams"));
+        assert!(!other("reference").contains("poll_interval"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod accounts;
 mod attach;
 mod authorize;
 mod check;
+mod check_budget;
 mod completions;
 mod config;
 mod dead_letters;

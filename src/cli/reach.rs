@@ -205,8 +205,32 @@ async fn account(name: &AccountName, config: &AccountConfig, clock: &Clock, ledg
     let mut facts = vec![format!("authorized {}", report.authorization)];
     facts.extend(report.dialect.map(|dialect| format!("speaks the {} dialect", dialect.as_str())));
     facts.extend(report.requests.map(|(minute, hour)| format!("{minute} requests a minute, {hour} an hour")));
+    facts.extend(may(&report));
     if state == State::Good && report.firehose == Some(true) {
         facts.push(format!("streams: {}", report.streams.join(" ")));
     }
     Finding { what, state, facts, errors: report.errors, warnings: report.warnings }
+}
+
+/// What the account's plan has, what its credential may, and what time it is there.
+fn may(report: &sell::CheckReport) -> Vec<String> {
+    let mut facts = Vec::new();
+    facts.extend(report.firehose.map(|has| {
+        if has {
+            "plan: with the Firehose".to_owned()
+        } else {
+            "plan: without the Firehose, or not for this user".to_owned()
+        }
+    }));
+    let word = |allowed: Option<bool>| allowed.map_or("not known", |allowed| if allowed { "read" } else { "refused" });
+    if report.firehose.is_some() || report.core.is_some() {
+        let user = report.user.as_ref().map(|user| format!(", as {user}")).unwrap_or_default();
+        facts.push(format!("rights: Firehose {}, Core {}{user}", word(report.firehose), word(report.core)));
+    }
+    facts.extend(report.clock_skew_seconds.map(|skew| match skew.abs() {
+        // It says whole seconds, and takes a moment to say it.
+        ..2.0 => "clock: as ours".to_owned(),
+        seconds => format!("clock: {seconds:.0} s {} ours", if skew < 0.0 { "behind" } else { "ahead of" }),
+    }));
+    facts
 }

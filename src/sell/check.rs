@@ -34,6 +34,10 @@ pub struct CheckReport {
     pub token_accepted: Option<bool>,
     /// Whether the Firehose could be read; none where it could not be asked.
     pub firehose: Option<bool>,
+    /// Whether Core may be read, by which lookups are answered; none where it could not be asked.
+    pub core: Option<bool>,
+    /// Whom the credential stands for, where the dialect tells.
+    pub user: Option<String>,
     /// The streams that it offers.
     pub streams: Vec<String>,
     /// The vendor's clock less ours, in seconds; none where it does not say.
@@ -57,7 +61,7 @@ impl CheckReport {
 }
 
 /// Asks the vendor what `run` would ask first: who speaks there, whether the token is good, whether the Firehose can
-/// be read, and what time it is. Makes two requests at most (three where a token is refreshed).
+/// be read, whether Core can, and what time it is. Makes three requests at most (four where a token is refreshed).
 ///
 /// A refresh token is used as `run` uses it, by the row of `grants` that replicas share: without one the vendor is not asked.
 pub async fn check<B: GrantBook>(
@@ -72,6 +76,8 @@ pub async fn check<B: GrantBook>(
         dialect: None,
         token_accepted: None,
         firehose: None,
+        core: None,
+        user: None,
         streams: Vec::new(),
         clock_skew_seconds: None,
         authorization: "by a token".to_owned(),
@@ -148,6 +154,7 @@ async fn look(
         let (configured, found) = (configured.as_str(), found.as_str());
         report.errors.push(format!("dialect = {configured:?} is configured, but the vendor speaks {found}"));
     }
+    check_core(vendor, found, clock, report).await;
     match found {
         Dialect::Reference => {
             (report.token_accepted, report.firehose) = (Some(true), Some(true));
@@ -158,6 +165,35 @@ async fn look(
         Dialect::Live => check_live(vendor, config, report).await?,
     }
     Ok(())
+}
+
+/// Core is asked for the least that it has: what the door lends and enrichment needs. Its answer has the vendor's clock, which
+/// the 404 by which the live dialect is known need not have.
+async fn check_core(vendor: &Vendor, dialect: Dialect, clock: &Clock, report: &mut CheckReport) {
+    let mut call = match dialect {
+        Dialect::Reference => small(Method::GET, &["v3", "deals"], None),
+        Dialect::Live => small(Method::GET, &["v2", "users", "self"], None),
+    };
+    if dialect == Dialect::Reference {
+        call.query = &[("limit", "1")];
+    }
+    (call.api, call.priority, call.timeout) = ("core", Priority::Passthrough, PATIENCE);
+    match vendor.call(&call).await {
+        Ok(answer) => {
+            report.note_clock(answer.date, clock.now());
+            report.core = Some(true);
+            report.user = if dialect == Dialect::Live { wire::user(&answer.body) } else { None };
+        }
+        // The Firehose says so, too.
+        Err(SellError::Unauthorized { .. }) => {}
+        Err(error) => {
+            report.core = matches!(error, SellError::Forbidden { .. }).then_some(false);
+            let causes = causes(&error);
+            report
+                .warnings
+                .push(format!("Core does not answer, so that lookups and enrichment will not, either: {causes}"));
+        }
+    }
 }
 
 /// The live dialect lists nothing: the first configured stream is asked for its newest end.
@@ -216,8 +252,8 @@ impl CheckReport {
     fn note_clock(&mut self, theirs: Option<OffsetDateTime>, ours: OffsetDateTime) {
         let Some(theirs) = theirs else { return };
         let skew = theirs - ours;
-        self.clock_skew_seconds = Some(skew.as_seconds_f64());
-        if skew.unsigned_abs() > SKEW {
+        let known = self.clock_skew_seconds.replace(skew.as_seconds_f64()).is_some();
+        if !known && skew.unsigned_abs() > SKEW {
             let seconds = skew.whole_seconds();
             self.warnings.push(format!("the vendor's clock is {seconds} s off ours: lag and headroom will be wrong"));
         }

@@ -178,6 +178,24 @@ async fn a_check_tells_the_dialect_the_token_the_plan_and_the_clock() {
     assert!(report.errors[0].contains("Growth plan"), "{report:?}");
 
     let scene = Scene::start().await;
+    let asked = async || check(&"acme".into(), &scene.config(token()), &Clock::system(), None::<&NoBook>).await;
+    let page = ResponseTemplate::new(200).set_body_string(r#"{"items":[],"meta":{"position":"p","top":true}}"#);
+    Mock::given(path("/v3/deals/stream")).respond_with(page).mount(&scene.server).await;
+    let user = ResponseTemplate::new(200)
+        .insert_header("date", "Wed, 21 Oct 2015 07:28:00 GMT")
+        .set_body_string(r#"{"data":{"id":1,"name":"Ann Lee","role":"admin"},"meta":{"type":"user"}}"#);
+    let myself = Mock::given(path("/v2/users/self")).respond_with(user).mount_as_scoped(&scene.server).await;
+    let report = asked().await;
+    assert!(report.good() && report.firehose == Some(true), "{report:?}");
+    assert_eq!((report.core, report.user.as_deref()), (Some(true), Some("Ann Lee (admin)")));
+    assert!(report.warnings.iter().any(|warning| warning.contains("clock")), "in this dialect, too: {report:?}");
+    drop(myself);
+    scene.refuses("/v2/users/self", 403).await;
+    let report = asked().await;
+    assert!(report.good() && report.core == Some(false), "what the streams need is there: {report:?}");
+    assert!(report.warnings.iter().any(|warning| warning.contains("lookups and enrichment")), "{report:?}");
+
+    let scene = Scene::start().await;
     scene.refuses(LISTING, 401).await;
     let report = check(&"acme".into(), &scene.config(token()), &Clock::system(), None::<&NoBook>).await;
     assert_eq!((report.reachable, report.token_accepted), (true, Some(false)));

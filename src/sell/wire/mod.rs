@@ -26,7 +26,7 @@ use crate::event::{AccountName, Event, MAX_POSITION_BYTES, Position, Rejected, S
 pub use self::core::{event_resource, never_looked_up};
 use canonical::Canonical;
 pub use canonical::Unfit;
-pub use record::record;
+pub use record::{record, user};
 pub use reference::{Subscribed, listing, subscribed, subscription};
 
 /// The streams that the live dialect is known to have. Not a closed list: configuration may name others.

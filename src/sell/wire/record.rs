@@ -22,6 +22,19 @@ pub fn record(dialect: Dialect, answer: &Bytes) -> Option<Bytes> {
     record.get().starts_with('{').then(|| answer.slice_ref(record.get().as_bytes()))
 }
 
+/// Who it is whom the vendor told of itself (`GET /v2/users/self`, sell-api.md L5): `Ann Lee (admin)`; none where it does not
+/// say.
+#[must_use]
+pub fn user(answer: &Bytes) -> Option<String> {
+    #[derive(Deserialize)]
+    struct User {
+        name: String,
+        role: Option<String>,
+    }
+    let User { name, role } = serde_json::from_slice(&record(Dialect::Live, answer)?).ok()?;
+    Some(role.map_or_else(|| name.clone(), |role| format!("{name} ({role})")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +48,13 @@ mod tests {
         for bad in ["[]", "{\"data\":7}", "<html>", "{\"data\":{\"a\":}}", ""] {
             assert_eq!(record(Dialect::Live, &Bytes::from(bad)), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_user_has_a_name_and_may_have_a_role() {
+        let told = |data: &str| user(&Bytes::from(format!("{{\"data\":{data}}}")));
+        assert_eq!(told(r#"{"id":1,"name":"Ann Lee","role":"admin"}"#).as_deref(), Some("Ann Lee (admin)"));
+        assert_eq!(told(r#"{"name":"Ann Lee","role":null}"#).as_deref(), Some("Ann Lee"));
+        assert_eq!((told(r#"{"id":1}"#), told("[]"), user(&Bytes::from("<html>"))), (None, None, None));
     }
 }
