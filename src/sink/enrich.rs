@@ -266,13 +266,24 @@ impl Enricher {
             return;
         }
         match seq {
-            Some(seq) => drop(waits.told.remove(&seq)),
+            Some(seq) => {
+                waits.told.remove(&seq);
+                // What was passed over meanwhile, by an operator's wish, never says that it goes on.
+                waits.told.retain(|_, told| told.elapsed() < STALE);
+            }
             None => waits.told.clear(),
         }
         if waits.told.is_empty() {
             self.waiting.set(0.0);
             tracing::info!(sink = %self.sink, "what is looked up is answered again");
         }
+    }
+}
+
+impl Drop for Enricher {
+    /// The sink starts anew, or elsewhere: what waits then says so itself.
+    fn drop(&mut self) {
+        self.waiting.set(0.0);
     }
 }
 

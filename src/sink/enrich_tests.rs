@@ -272,3 +272,28 @@ async fn one_event_alone_says_that_it_must_wait_and_how_long() {
     tokio::time::sleep(STALE).await;
     assert_eq!(enricher.waits(), None, "nobody has said so for long");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_metric_says_that_events_wait_only_while_they_do() {
+    let (recorder, shown) = crate::telemetry::recorder::Recorder::build();
+    let (vendor, enricher) = metrics::with_local_recorder(&recorder, world);
+    let waiting = |value: u32| {
+        let line = format!("standpipe_enrichment_waiting{{sink=\"crm\",shard=\"0\"}} {value}");
+        assert!(shown.render().lines().any(|shown| shown == line), "{line} in\n{}", shown.render());
+    };
+    vendor.fail("9", not_now());
+    let batch = batch(&["wait/9", "wait/9"]);
+    enricher.one(&Rules, &batch.events[0]).await.unwrap_err();
+    waiting(1);
+    // It was passed over by an operator's wish: nobody will say that it goes on.
+    tokio::time::sleep(STALE).await;
+    enricher.one(&Rules, &batch.events[1]).await.unwrap_err();
+    vendor.recover();
+    assert!(enricher.one(&Rules, &batch.events[1]).await.is_ok());
+    waiting(0);
+    vendor.fail("9", not_now());
+    enricher.one(&Rules, &batch.events[0]).await.unwrap_err();
+    waiting(1);
+    drop(enricher);
+    waiting(0);
+}
