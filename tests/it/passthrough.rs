@@ -110,6 +110,39 @@ async fn the_door_lends_the_connection_and_neither_secret() {
     }
 }
 
+/// As a reader pastes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_the_readme_do_what_they_say() {
+    let simulator = Simulator::start(&["--seed", "17", "--rate", "0", "--backlog", "50"]).await;
+    let configuration = format!(
+        "deployment = \"readme\"\n[ledger]\nurl = \"{}\"\n[accounts.acme]\nbase_url = \"{}\"\ntoken = \"t\"\n\
+         [server.keys.ci]\ntoken = \"{READER}\"\nallow = [\"passthrough:read\"]\n",
+        Postgres::shared().await.database().await,
+        simulator.url()
+    );
+    let mut daemon = Daemon::start("readme", &configuration);
+    daemon.wait_ready(LONG).await;
+    let section =
+        include_str!("../../README.md").split("\n## Look things up through it\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().expect("it has an end");
+    let run = async |program: &[&str], language: &str| {
+        let example = section.split(&format!("```{language}\n")).nth(1).and_then(|rest| rest.split("```").next());
+        let example = example.expect("an example").replace("http://127.0.0.1:8080", &daemon.url());
+        let mut command = tokio::process::Command::new(program[0]);
+        command.args(&program[1..]).arg(example).env("KEY", READER).env("no_proxy", "127.0.0.1").kill_on_drop(true);
+        let output = tokio::time::timeout(LONG, command.output()).await.expect("in time").expect("it runs");
+        assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let deals: Value = serde_json::from_str(&run(&["sh", "-c"], "sh").await).expect("deals");
+    let values = deals["items"].as_array().expect("items").iter().map(|deal| deal["data"]["value"].as_f64());
+    let values: Vec<f64> = values.map(|value| value.expect("a number")).collect();
+    assert!(values.len() > 1 && values.is_sorted_by(|one, next| one >= next), "{values:?}");
+    let told = run(&["python3", "-c"], "python").await;
+    let (deal, owner) = told.trim().split_once(" is owned by ").unwrap_or_else(|| panic!("{told}"));
+    assert!(!deal.is_empty() && !owner.is_empty(), "{told}");
+}
+
 /// Fifty callers at two replicas, one of which polls: the vendor, which counts, refuses nobody, and the streams go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_replicas_pay_from_one_budget_and_the_streams_keep_their_part() {
