@@ -315,3 +315,44 @@ const fn longest() -> i64 {
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LASTS: Duration = Duration::from_secs(10);
+
+    fn ask(replica: u128, turn: u64, streams: u32) -> BudgetAsk {
+        let of = |all, others| Limit { all, others };
+        BudgetAsk {
+            account: "acme".into(),
+            replica: Uuid::from_u128(replica),
+            turn,
+            limits: Limits { second: Some(of(10, 7)), minute: of(20, 14), hour: of(100, 70) },
+            told: (0, 0),
+            spent: Vec::new(),
+            holds: Requests::default(),
+            wants: Requests { streams, others: 0 },
+            pace: Requests { streams, others: 0 },
+            lasts: LASTS,
+        }
+    }
+
+    /// A slice of before lasts as long as it can last, and no longer.
+    #[test]
+    fn a_clock_that_is_set_back_neither_shortens_a_slice_nor_prolongs_it() {
+        let mut book = Book::default();
+        let before = 1_000 * HOUR;
+        let first = book.lease(&ask(1, 1, 4), before).unwrap();
+        assert_eq!((first.given.streams, first.pace.unwrap().all), (4, 4));
+        // Now the clock says so, and the slice goes on for ten seconds.
+        let now = before - 10 * MINUTE;
+        let mut second = |turn, after| book.lease(&ask(2, turn, 20), now + after).unwrap();
+        let told = second(1, 0);
+        assert_eq!((told.given.streams, told.pace.unwrap().all), (16, 6), "what the first does not hold");
+        assert_eq!(second(2, 10 * SECOND).pace.unwrap().all, 6, "it may just have made them");
+        assert_eq!(second(3, 11 * SECOND + 1).pace.unwrap().all, 10, "it is over");
+        assert_eq!(second(4, 70 * SECOND).given.streams, 16, "what it held may lie in this minute");
+        assert_eq!(second(5, 70 * SECOND + 1).given.streams, 20);
+    }
+}
