@@ -143,7 +143,8 @@ mod tests {
                     0 => return taken,
                     more => taken += more,
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                // In all it takes longer than it may take nothing.
+                tokio::time::sleep(Duration::from_millis(40)).await;
             }
         };
         let (taken, ()) = tokio::join!(taking, serving);

@@ -64,7 +64,7 @@ impl Lookups {
     }
 
     async fn answer(&self, key: &RecordKey, max_age: Duration, patience: Duration) -> Result<Found, LookUpError> {
-        if let Some(found) = self.recent.find(key, self.clock.now() - max_age) {
+        if let Some(found) = self.at_hand(key, max_age) {
             return Ok(found);
         }
         let Some(vendor) = self.vendors.get(&key.account) else {
@@ -75,8 +75,7 @@ impl Lookups {
             return Err(LookUpError::NotNow { why, again_after: LEFT_ALONE.0 });
         }
         if let Some(not_now) = self.is_left_alone(key) {
-            let kept = self.told.kept_record(vendor, &key.collection, &key.id, max_age);
-            return kept.map_or(Err(not_now), |kept| self.found(key, Some(kept)));
+            return Err(not_now);
         }
         let deadline = Instant::now() + patience;
         let error = match self.told.record(vendor, &key.collection, &key.id, max_age, deadline).await {

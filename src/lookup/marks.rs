@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::ask::Outcome;
+use super::by_account::ByAccount;
 use super::subject::{Subject, also};
 use crate::event::{AccountName, Page, Tenure};
 use crate::mutant::{Mutant, planted};
@@ -36,7 +37,7 @@ impl Standing {
 
 /// Of each account, what answers depend on.
 #[derive(Debug, Default)]
-pub(super) struct Accounts(RwLock<HashMap<AccountName, Arc<Account>>>);
+pub(super) struct Accounts(ByAccount<Account>);
 
 /// One account: its era, and the marks that an answer here or under way depends on, and no others.
 #[derive(Debug)]
@@ -97,11 +98,7 @@ impl Drop for Era {
 
 impl Accounts {
     pub(super) fn of(&self, account: &AccountName) -> Arc<Account> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(account).cloned();
-        known.unwrap_or_else(|| {
-            let mut accounts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            accounts.entry(account.clone()).or_insert_with(|| Arc::new(Account::new(account))).clone()
-        })
+        self.0.of(account, Account::new)
     }
 
     pub(super) fn begin(&self, accounts: impl IntoIterator<Item = AccountName>, tenure: &Tenure) -> Era {
@@ -115,9 +112,8 @@ impl Accounts {
     }
 
     pub(super) fn seen(&self, page: &Page) {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&page.stream.account).cloned();
         // Of an account that nobody has looked anything up of nothing is kept.
-        let Some(account) = known else { return };
+        let Some(account) = self.0.known(&page.stream.account) else { return };
         if page.gap.is_some() || !page.rejected.is_empty() {
             account.moved_all(By::Event);
         }

@@ -12,6 +12,7 @@
 //! by the same clock; with the next one everything is asked anew. Outside of an era nothing is shared between lookups.
 
 mod ask;
+mod by_account;
 mod marks;
 mod record;
 mod store;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use ask::{Answer, Body, How, Outcome, Unanswered};
+pub use by_account::ByAccount;
 pub use marks::Era;
 pub use record::{Found, LookupError};
 pub use subject::Write;

@@ -1,7 +1,5 @@
 //! What is told of the door's requests, by account.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram};
@@ -10,11 +8,8 @@ use crate::event::AccountName;
 use crate::telemetry::metrics::values::PASSTHROUGH_OUTCOMES;
 use crate::telemetry::metrics::{PASSTHROUGH_REQUESTS_TOTAL, PASSTHROUGH_SECONDS};
 
-/// Of every account that was asked for, looked up in the registry once: to look a series up by its labels would cost each
-/// request more than to find its answer. Only of accounts that are configured, so that they are few.
-#[derive(Debug, Default)]
-pub(super) struct Meters(RwLock<HashMap<AccountName, Arc<Meter>>>);
-
+/// One account's, looked up in the registry once: to look a series up by its labels would cost each request more than to find
+/// its answer.
 #[derive(Debug)]
 pub(super) struct Meter {
     /// As in [`PASSTHROUGH_OUTCOMES`].
@@ -22,18 +17,8 @@ pub(super) struct Meter {
     seconds: Histogram,
 }
 
-impl Meters {
-    pub(super) fn of(&self, account: &AccountName) -> Arc<Meter> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(account).cloned();
-        known.unwrap_or_else(|| {
-            let mut meters = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            meters.entry(account.clone()).or_insert_with(|| Arc::new(Meter::new(account))).clone()
-        })
-    }
-}
-
 impl Meter {
-    fn new(account: &AccountName) -> Self {
+    pub(super) fn new(account: &AccountName) -> Self {
         let name = || account.to_string();
         Self {
             requests: PASSTHROUGH_OUTCOMES.map(

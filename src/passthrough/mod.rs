@@ -27,14 +27,14 @@ use tokio::time::Instant;
 use self::audit::Audit;
 use self::headers::BadHeader;
 use self::links::Door;
-use self::meters::Meters;
+use self::meters::Meter;
 use self::refusal::Refusal;
 use self::target::Target;
 use crate::admin::{Caller, Keys, Refused};
 use crate::config::Scope;
 use crate::event::AccountName;
 use crate::event::ports::Dialect;
-use crate::lookup::{How, Lookups, Unanswered};
+use crate::lookup::{ByAccount, How, Lookups, Unanswered};
 use crate::sell::{Forward, Priority, Vendor};
 
 /// A caller over its share of the budget waits so long for it (design.md section 8).
@@ -52,12 +52,12 @@ struct Passthrough {
     vendors: Arc<dyn Vendors>,
     lookups: Lookups,
     keys: Keys,
-    meters: Meters,
+    meters: ByAccount<Meter>,
 }
 
 /// The router of the door; it asks for keys itself, since what a key may do depends on the request.
 pub fn router(vendors: Arc<dyn Vendors>, lookups: Lookups, keys: Keys) -> Router {
-    let door = Arc::new(Passthrough { vendors, lookups, keys, meters: Meters::default() });
+    let door = Arc::new(Passthrough { vendors, lookups, keys, meters: ByAccount::default() });
     let routes = ["/sell", "/sell/", "/sell/{*target}"];
     routes.iter().fold(Router::new(), |router, path| router.route(path, any(answer))).with_state(door)
 }
@@ -95,7 +95,7 @@ async fn answer(
     };
     // Only of accounts that are configured: a label must not be what a stranger made up.
     if let Some(vendor) = &vendor {
-        door.meters.of(vendor.account()).answered(outcome, begun.elapsed());
+        door.meters.of(vendor.account(), Meter::new).answered(outcome, begun.elapsed());
     }
     response
 }

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::{AccountConfig, KeyConfig, PassthroughConfig, Secret};
 use crate::event::Tenure;
 use crate::lookup::Era;
+use crate::telemetry::captured::Captured;
 
 /// Nothing that a caller gets or the vendor gets may hold the other's.
 const TOKEN: &str = "vendor-token-canary-7d1f";
@@ -189,7 +190,7 @@ async fn a_graphql_request_that_is_no_query_is_a_write() {
     let (status, headers, _) = told(&writer, mutation).await;
     assert_eq!((status, headers.get("standpipe-cache")), (StatusCode::OK, None));
     assert_eq!(server.received_requests().await.unwrap().len(), 2);
-    let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let lines = lines.text();
     assert_eq!(lines.matches("a write passed the door").count(), 1, "{lines}");
     let (owner, _lookups, _era) = owner(&server, Dialect::Live);
     for label in ["miss", "hit"] {
@@ -234,22 +235,11 @@ async fn what_is_ambiguous_or_leads_elsewhere_is_refused_in_the_form_of_the_dial
 }
 
 /// What is logged on this thread from now on, until the guard is dropped.
-fn logged() -> (Arc<Mutex<Vec<u8>>>, tracing::subscriber::DefaultGuard) {
-    #[derive(Clone)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl std::io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines(Arc::default());
-    let to = lines.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone()).finish();
-    (lines.0, tracing::subscriber::set_default(subscriber))
+fn logged() -> (Captured, tracing::subscriber::DefaultGuard) {
+    let lines = Captured::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    (lines, tracing::subscriber::set_default(subscriber))
 }
 
 #[tokio::test]
@@ -260,7 +250,7 @@ async fn every_write_leaves_a_line_also_where_its_caller_does_not_wait_for_the_a
     Mock::given(method("DELETE")).respond_with(slow).mount(&server).await;
     let (door, (lines, _guard)) = (live(&server), logged());
     let audited = || {
-        let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+        let lines = lines.text();
         lines.lines().filter(|line| line.contains("a write passed the door")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(get(&door, "/sell/acme/v2/deals/1").await.0, 404);

@@ -99,7 +99,10 @@ impl Expression {
             check.boolean(program.expression(), truth);
         }
         let Check { uses, problems, .. } = check;
-        let path = path_of(program.expression()).map(Vec::into_boxed_slice);
+        let path = match &program.expression().expr {
+            Expr::Select(select) if !select.test => path_of(select).and_then(in_body),
+            _ => None,
+        };
         if problems.is_empty() { Ok(Self { program, uses, path }) } else { Err(problems) }
     }
 
@@ -271,7 +274,7 @@ impl<'p> Check<'p> {
 
     fn select(&mut self, select: &'p SelectExpr, at: &IdedExpr) {
         self.visit(&select.operand);
-        if let Some(path) = below_enrichment(select)
+        if let Some((Variable::Enrichment, path)) = path_of(select)
             && let Some(message) = unknown_member(&path, self.names)
         {
             self.problem(message, at);
@@ -424,30 +427,20 @@ fn walk<'p>(expr: &'p IdedExpr, see: &mut impl FnMut(&'p IdedExpr)) {
     }
 }
 
-/// The members that an expression names one below the other, from an object of the body on.
-fn path_of(expr: &IdedExpr) -> Option<Vec<Box<str>>> {
-    match &expr.expr {
-        Expr::Select(select) if !select.test => {
-            let mut path = match variable_of(&select.operand) {
-                Some(variable @ (Variable::Data | Variable::Previous | Variable::Meta)) => vec![variable.name().into()],
-                _ => path_of(&select.operand)?,
-            };
-            path.push(select.field.as_str().into());
-            Some(path)
-        }
-        _ => None,
-    }
-}
-
-/// The members that are named one below the other from `enrichment` on.
-fn below_enrichment(select: &SelectExpr) -> Option<Vec<&str>> {
-    let mut path = match &select.operand.expr {
-        Expr::Select(above) => below_enrichment(above)?,
-        _ if variable_of(&select.operand) == Some(Variable::Enrichment) => Vec::new(),
-        _ => return None,
+/// A variable, and the members that are named one below the other from it on.
+fn path_of(select: &SelectExpr) -> Option<(Variable, Vec<&str>)> {
+    let (variable, mut path) = match &select.operand.expr {
+        Expr::Select(above) if !above.test => path_of(above)?,
+        _ => (variable_of(&select.operand)?, Vec::new()),
     };
     path.push(&select.field);
-    Some(path)
+    Some((variable, path))
+}
+
+/// The same from the body on, where it is one of its objects.
+fn in_body((variable, path): (Variable, Vec<&str>)) -> Option<Box<[Box<str>]>> {
+    let is_object = matches!(variable, Variable::Data | Variable::Previous | Variable::Meta);
+    is_object.then(|| std::iter::once(variable.name()).chain(path).map(Box::from).collect())
 }
 
 fn variable_of(expr: &IdedExpr) -> Option<Variable> {

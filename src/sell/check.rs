@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::budget::{Limits, Priority};
-use super::client::Vendor;
+use super::client::{Call, Vendor};
 use super::error::SellError;
 use super::firehose::small;
 use super::{Poll, wire};
@@ -171,12 +171,9 @@ async fn look(
 /// the 404 by which the live dialect is known need not have.
 async fn check_core(vendor: &Vendor, dialect: Dialect, clock: &Clock, report: &mut CheckReport) {
     let mut call = match dialect {
-        Dialect::Reference => small(Method::GET, &["v3", "deals"], None),
+        Dialect::Reference => Call { query: &[("limit", "1")], ..small(Method::GET, &["v3", "deals"], None) },
         Dialect::Live => small(Method::GET, &["v2", "users", "self"], None),
     };
-    if dialect == Dialect::Reference {
-        call.query = &[("limit", "1")];
-    }
     (call.api, call.priority, call.timeout) = ("core", Priority::Passthrough, PATIENCE);
     match vendor.call(&call).await {
         Ok(answer) => {

@@ -122,35 +122,19 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
     use crate::config::{self, Secret};
-
-    #[derive(Clone, Default)]
-    struct Buffer(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Buffer {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::captured::Captured;
 
     fn logged(json: bool, work: impl FnOnce()) -> String {
-        let buffer = Buffer::default();
-        let writer = buffer.clone();
+        let captured = Captured::default();
+        let writer = captured.clone();
         let subscriber =
             tracing_subscriber::registry()
                 .with(parse("trace").unwrap())
                 .with(lines(json, false, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, work);
-        let bytes = buffer.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
+        captured.text()
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Metrics, logs and traces.
 
+#[cfg(test)]
+pub(crate) mod captured;
 mod json;
 pub mod logging;
 pub mod metrics;

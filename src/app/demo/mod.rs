@@ -284,7 +284,7 @@ impl Stage {
         let key: [u8; 32] = rand::rng().random();
         let receiver = Receiver::bind(key.to_vec(), clock.clone(), Arc::clone(seen));
         let receiver = receiver.await.map_err(io_error("open the webhook receiver"))?;
-        step(format!("a webhook receiver that verifies signatures at {}", receiver.url()))?;
+        step(format!("a webhook receiver, for events of deals, that verifies signatures at {}", receiver.url()))?;
 
         let write = |name: &str, text: &str| place.write(name, text).map_err(io_error("write the configuration"));
         let settings = Settings {

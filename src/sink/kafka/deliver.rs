@@ -195,7 +195,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
 
     /// When the draft may go out at the earliest.
     fn sends_at(&self) -> Instant {
-        if self.draft.has_room(self.session.limit) { self.send_from } else { self.last_commit }
+        if self.draft.has_room(self.session.limit) { self.send_from } else { Instant::now() }
     }
 
     /// Whether the draft should go out as it is.
