@@ -4,6 +4,7 @@
 //! at most [`MAX_BYTES`] long, macros nest at most [`MAX_MACRO_DEPTH`] deep and expressions [`MAX_DEPTH`], so that the
 //! work on one event is bounded by the event's own size.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -100,9 +101,10 @@ impl Expression {
         }
         let Check { uses, problems, .. } = check;
         let path = match &program.expression().expr {
-            Expr::Select(select) if !select.test => path_of(select).and_then(in_body),
+            Expr::Select(select) if !select.test => path_of(select),
             _ => None,
         };
+        let path = path.map(|(variable, path)| iter::once(variable.name()).chain(path).map(Box::from).collect());
         if problems.is_empty() { Ok(Self { program, uses, path }) } else { Err(problems) }
     }
 
@@ -435,12 +437,6 @@ fn path_of(select: &SelectExpr) -> Option<(Variable, Vec<&str>)> {
     };
     path.push(&select.field);
     Some((variable, path))
-}
-
-/// The same from the body on, where it is one of its objects.
-fn in_body((variable, path): (Variable, Vec<&str>)) -> Option<Box<[Box<str>]>> {
-    let is_object = matches!(variable, Variable::Data | Variable::Previous | Variable::Meta);
-    is_object.then(|| std::iter::once(variable.name()).chain(path).map(Box::from).collect())
 }
 
 fn variable_of(expr: &IdedExpr) -> Option<Variable> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::macros::datetime;
 
 use super::super::{Dialect, Emitted, Options, Served};
@@ -98,6 +98,22 @@ async fn what_is_written_through_core_is_read_and_told_in_both_dialects() {
     let page = bench.drain(Dialect::Live, "leads", "tail".to_owned(), 100).await;
     let events: usize = page.iter().map(|page| page.events.len()).sum();
     assert_eq!(events, bench.told(Dialect::Live, 0).iter().filter(|event| event.stream == "leads").count());
+}
+
+/// The names are those of the vendor's own client (`basecrm`), whose suite does not compare them.
+#[tokio::test]
+async fn an_attribute_is_read_under_the_name_by_which_it_was_written() {
+    let bench = Bench::new(options()).await;
+    let of_a_person = ["first_name", "last_name", "title", "description", "industry", "website", "phone", "mobile"];
+    let names = of_a_person.into_iter().chain(["fax", "twitter", "facebook", "linkedin", "skype"]);
+    let mut written: Map<String, Value> = names.map(|name| (name.to_owned(), json!(format!("its {name}")))).collect();
+    written.insert("email".to_owned(), json!("ann@example.com"));
+    let (status, told) = bench.post("/v2/contacts", data(written.clone())).await;
+    assert_eq!(status, 200, "{told}");
+    let read = bench.fetch(&format!("/v2/contacts/{}", told["data"]["id"])).await;
+    for (name, value) in &written {
+        assert_eq!((&told["data"][name], &read["data"][name]), (value, value), "{name}");
+    }
 }
 
 #[tokio::test]
