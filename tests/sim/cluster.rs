@@ -72,6 +72,10 @@ impl Twin {
         Ok(high)
     }
 
+    fn info(&self, topic: &str) -> TopicInfo {
+        TopicInfo { partitions: partitions_of(&self.settings, topic), max_bytes: 1 << 20 }
+    }
+
     async fn decided_cursor(&self) -> Result<Written, KafkaSinkError> {
         let place = self.cursor_place();
         let high = self.decided(place.clone()).await?;
@@ -219,8 +223,13 @@ impl Cluster for Twin {
     }
 
     async fn topic(&mut self, name: &str, _: TopicKind) -> Result<TopicInfo, KafkaSinkError> {
-        let partitions = partitions_of(&self.settings, name);
-        self.ask("describing a topic", move |_| TopicInfo { partitions, max_bytes: 1 << 20 }).await
+        let info = self.info(name);
+        self.ask("describing a topic", move |_| info).await
+    }
+
+    async fn topics(&mut self, names: &[Arc<str>]) -> Result<Vec<Option<TopicInfo>>, KafkaSinkError> {
+        let infos = names.iter().map(|name| Some(self.info(name))).collect();
+        self.ask("describing topics", move |_| infos).await
     }
 
     async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {

@@ -174,6 +174,16 @@ impl Cluster for KafkaCluster {
         Ok(info)
     }
 
+    async fn topics(&mut self, names: &[Arc<str>]) -> Result<Vec<Option<TopicInfo>>, KafkaSinkError> {
+        let (settings, names) = (self.settings.clone(), names.to_vec());
+        let handle = tokio::runtime::Handle::current();
+        let look = move |views: &Views| topics::output_topics(&settings, &handle, views, &names);
+        let told = self.look("looking at topics", 3 * ADMIN_TIMEOUT, look).await?;
+        let limits = told.iter().flatten().map(|info| info.max_bytes);
+        self.smallest_limit = limits.fold(self.smallest_limit, usize::min);
+        Ok(told)
+    }
+
     async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {
         let topics = topics.to_vec();
         let counted = self.look("counting partitions", 3 * ADMIN_TIMEOUT, move |views| {

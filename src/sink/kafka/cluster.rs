@@ -142,6 +142,12 @@ pub trait Cluster: Send {
     /// A topic, made when it may be and is not there.
     fn topic(&mut self, name: &str, kind: TopicKind) -> impl Future<Output = Result<TopicInfo, KafkaSinkError>> + Send;
 
+    /// The topics that are there, all at once, and none for each that is not.
+    fn topics(
+        &mut self,
+        names: &[Arc<str>],
+    ) -> impl Future<Output = Result<Vec<Option<TopicInfo>>, KafkaSinkError>> + Send;
+
     /// How many partitions each topic has now; none where it is gone.
     fn partitions(
         &mut self,

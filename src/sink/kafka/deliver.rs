@@ -123,9 +123,9 @@ pub(super) async fn deliver<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         leaving: None,
     };
     let ended = this.run().await;
-    let Loop { producer, session, in_flight, .. } = this;
-    // What was in flight is decided by the next start.
-    drop(in_flight);
+    let Loop { producer, session, in_flight, keeping, looking, .. } = this;
+    // What was in flight is decided by the next start; a call that nobody polls any more would hold its rows.
+    drop((in_flight, keeping, looking));
     if ended.is_err() {
         session.meters.discarded.increment(1);
     }
@@ -319,17 +319,30 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
 
     /// Before leaving: W follows once more, where the ledger can.
     async fn keep_last(&mut self) {
-        if self.place.seq == self.kept {
-            return;
-        }
-        let session = &*self.session;
-        let kept = session.book.keep_cursor(&session.sink, session.owner, self.place.seq);
-        match timeout(Duration::from_secs(5), kept).await {
+        self.looking = None;
+        let last = async {
+            self.end_keeping().await?;
+            if self.place.seq > self.kept {
+                let session = &*self.session;
+                session.book.keep_cursor(&session.sink, session.owner, self.place.seq).await?;
+            }
+            Ok::<(), LedgerError>(())
+        };
+        match timeout(Duration::from_secs(5), last).await {
             Ok(Ok(())) => {}
             // The next start reads C, which is ahead of W then as after a crash.
             Ok(Err(error)) => tracing::debug!(%error, "the copy of the cursor stays behind"),
             Err(_) => tracing::debug!("the copy of the cursor stays behind: the ledger does not answer"),
         }
+    }
+
+    /// Lets the copy that is under way end. It holds the sink's row, and goes on only while it is polled: who writes to
+    /// that row beside it waits for himself.
+    async fn end_keeping(&mut self) -> Result<(), LedgerError> {
+        if self.keeping.is_some() {
+            self.kept = done(&mut self.keeping).await?;
+        }
+        Ok(())
     }
 
     async fn every_second(&mut self) -> Result<(), KafkaSinkError> {
@@ -353,6 +366,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
     async fn tell_waits(&mut self) -> Result<(), LedgerError> {
         let waits = self.session.enricher.as_ref().and_then(|enricher| enricher.waits());
         if waits != self.waits {
+            self.end_keeping().await?;
             let state = if waits.is_some() { SinkState::Retrying } else { SinkState::Running };
             self.session.report(state, waits.as_deref()).await?;
             self.waits = waits;

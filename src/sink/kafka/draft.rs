@@ -68,6 +68,28 @@ pub(super) struct Means<'s, C> {
     pub(super) settings: &'s Settings,
 }
 
+impl Known {
+    /// Looks at topics that a sink will meet again: one by one, each would cost its first transaction three requests.
+    pub(super) async fn meet<C: Cluster>(
+        &mut self,
+        cluster: &mut C,
+        topics: Vec<Arc<str>>,
+    ) -> Result<(), KafkaSinkError> {
+        self.topics.clear();
+        let infos = cluster.topics(&topics).await?;
+        fits(cluster)?;
+        self.topics = topics.into_iter().zip(infos).filter_map(|(topic, info)| Some((topic, info?))).collect();
+        Ok(())
+    }
+}
+
+fn fits(cluster: &impl Cluster) -> Result<(), KafkaSinkError> {
+    if cluster.outgrown() {
+        return Err(KafkaSinkError::Renewal { why: "a topic takes less than the producer puts into one batch" });
+    }
+    Ok(())
+}
+
 impl Draft {
     pub(super) fn new(place: Place) -> Self {
         let after = place.seq;
@@ -228,9 +250,7 @@ async fn topic_info<C: Cluster>(
         return Ok(*info);
     }
     let info = means.cluster.topic(topic, kind).await?;
-    if means.cluster.outgrown() {
-        return Err(KafkaSinkError::Renewal { why: "a topic takes less than the producer puts into one batch" });
-    }
+    fits(means.cluster)?;
     means.known.topics.insert(topic.clone(), info);
     Ok(info)
 }

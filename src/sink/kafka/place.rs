@@ -4,6 +4,8 @@
 //! watermark of the cursor partition, and only when everything below it is decided the last cursor in it. Only then
 //! the comparison with the ledger. Reading the cursor before the fence would miss what an older owner still commits.
 
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 
 use crate::config::SinkStart;
@@ -41,6 +43,11 @@ pub(super) struct Placed<P> {
 impl<P> Placed<P> {
     pub(super) const fn seq(&self) -> Seq {
         self.place.seq
+    }
+
+    /// Where it has delivered before.
+    pub(super) fn topics(&self) -> Vec<Arc<str>> {
+        self.place.tails.keys().cloned().collect()
     }
 
     pub(super) fn into_parts(self) -> (P, Place) {

@@ -188,8 +188,6 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
     async fn once<C: Cluster>(&mut self, cluster: &mut C) -> Result<End, KafkaSinkError> {
         let Some(row) = self.wanted().await? else { return Ok(End::Stopped) };
         self.report(SinkState::Starting, None).await?;
-        // Topics may have changed while no producer was there.
-        self.known.topics.clear();
         let start = Start {
             settings: &self.settings,
             sink: &self.sink,
@@ -201,10 +199,16 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
             now: self.clock.now(),
             book: &self.book,
         };
+        let placing = async {
+            let placed = place(&start, cluster, &mut self.feed, &row).await?;
+            // Topics may have changed while no producer was there.
+            self.known.meet(cluster, placed.topics()).await?;
+            Ok::<_, KafkaSinkError>(placed)
+        };
         let placed = tokio::select! {
             biased;
             () = self.stop.cancelled() => return Ok(End::Stopped),
-            placed = place(&start, cluster, &mut self.feed, &row) => placed?,
+            placed = placing => placed?,
         };
         self.runner.found();
         self.place = placed.seq();

@@ -1,8 +1,9 @@
 //! Topics are made, or verified, before anything is produced to them. Blocks; the caller stands on a thread of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminOptions, ConfigResourceResult, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tokio::runtime::Handle;
@@ -65,12 +66,35 @@ pub(super) fn output_topic(
         };
         make(settings, handle, views, topic, wanted, &[])?
     };
-    let own = match describe(handle, views, topic)?.and_then(|found| found.max_message_bytes) {
-        Some(limit) => limit,
-        None => settings.max_message_bytes().unwrap_or(USUAL_LIMIT),
+    let config = describe(handle, views, topic)?;
+    Ok(TopicInfo { partitions, max_bytes: limit_of(settings, config.as_ref()) })
+}
+
+/// The topics that are there, as [`output_topic`] tells of them, and none for one that is not. Their limits are asked for
+/// all at once.
+pub(super) fn output_topics(
+    settings: &Settings,
+    handle: &Handle,
+    views: &Views,
+    topics: &[Arc<str>],
+) -> Result<Vec<Option<TopicInfo>>, KafkaSinkError> {
+    let deadline = Instant::now() + ADMIN_TIMEOUT;
+    let counts = topics.iter().map(|topic| views.committed.partitions(topic, deadline));
+    let counts = counts.collect::<Result<Vec<_>, _>>()?;
+    let there = topics.iter().zip(&counts).filter(|(_, count)| count.is_some()).map(|(topic, _)| &**topic);
+    let mut configs = describe_all(handle, views, &there.collect::<Vec<_>>())?.into_iter();
+    let mut info = |partitions| {
+        let config = configs.next().expect("one for each that is there");
+        TopicInfo { partitions, max_bytes: limit_of(settings, config.as_ref()) }
     };
-    let max_bytes = settings.max_message_bytes().map_or(own, |users| users.min(own));
-    Ok(TopicInfo { partitions, max_bytes })
+    Ok(counts.into_iter().map(|count| count.map(&mut info)).collect())
+}
+
+/// The largest message that goes to a topic, in bytes: what it takes, or less where the user says so.
+fn limit_of(settings: &Settings, config: Option<&TopicConfig>) -> usize {
+    let users = settings.max_message_bytes();
+    let own = config.and_then(|config| config.max_message_bytes).or(users).unwrap_or(USUAL_LIMIT);
+    users.map_or(own, |users| users.min(own))
 }
 
 fn make(
@@ -184,40 +208,60 @@ impl TopicConfig {
 
 /// Asks for a topic's configuration; none where the user may not, or the broker cannot tell.
 pub(super) fn describe(handle: &Handle, views: &Views, topic: &str) -> Result<Option<TopicConfig>, KafkaSinkError> {
-    use RDKafkaErrorCode as Code;
+    Ok(describe_all(handle, views, &[topic])?.pop().flatten())
+}
+
+/// The same of many, in their order, in one request.
+fn describe_all(handle: &Handle, views: &Views, topics: &[&str]) -> Result<Vec<Option<TopicConfig>>, KafkaSinkError> {
+    let Some(first) = topics.first() else { return Ok(Vec::new()) };
     let Admin { client, listener } = views.admin()?;
-    let resource = ResourceSpecifier::Topic(topic);
-    let asked = client.describe_configs([&resource], &options(views.committed.some_broker(topic)?));
-    let outcome = match handle.block_on(asked) {
-        Ok(mut results) => results.pop().unwrap_or(Err(Code::UnknownTopicOrPartition)),
+    let resources: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let asked = client.describe_configs(&resources, &options(views.committed.some_broker(first)?));
+    let told = match handle.block_on(asked) {
+        Ok(told) => told,
         Err(error) => match code_of(&error) {
-            Some(code) if unsupported(code) => Err(code),
+            Some(code) if unsupported(code) => topics.iter().map(|_| Err(code)).collect(),
             _ => {
-                return Err(listener.failed(format!("describing the topic `{topic}`"), error));
+                let doing = match topics.len() {
+                    1 => format!("describing the topic `{first}`"),
+                    count => format!("describing {count} topics, of which `{first}` is one"),
+                };
+                return Err(listener.failed(doing, error));
             }
         },
     };
-    match outcome {
-        Ok(found) => {
-            let value = |name: &str| found.get(name).and_then(|entry| entry.value.clone());
-            Ok(Some(TopicConfig {
-                max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
-                min_insync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
-                cleanup: value("cleanup.policy"),
-                retention: value("retention.ms").and_then(|text| text.parse().ok()),
-                retention_bytes: value("retention.bytes").and_then(|text| text.parse().ok()),
-            }))
+    if told.len() != topics.len() {
+        let why = format!("a broker described {} of {} topics", told.len(), topics.len());
+        return Err(KafkaSinkError::Topic { topic: (*first).to_owned(), why });
+    }
+    topics.iter().zip(told).map(|(topic, told)| TopicConfig::told(topic, told)).collect()
+}
+
+impl TopicConfig {
+    fn told(topic: &str, told: ConfigResourceResult) -> Result<Option<Self>, KafkaSinkError> {
+        use RDKafkaErrorCode as Code;
+        match told {
+            Ok(found) => {
+                let value = |name: &str| found.get(name).and_then(|entry| entry.value.clone());
+                Ok(Some(Self {
+                    max_message_bytes: value("max.message.bytes").and_then(|text| text.parse().ok()),
+                    min_insync: value("min.insync.replicas").and_then(|text| text.parse().ok()),
+                    cleanup: value("cleanup.policy"),
+                    retention: value("retention.ms").and_then(|text| text.parse().ok()),
+                    retention_bytes: value("retention.bytes").and_then(|text| text.parse().ok()),
+                }))
+            }
+            Err(code)
+                if unsupported(code)
+                    || matches!(code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) =>
+            {
+                tracing::debug!(topic, ?code, "the topic's configuration is not told");
+                Ok(None)
+            }
+            Err(code) => Err(KafkaSinkError::Kafka {
+                doing: format!("describing the topic `{topic}`"),
+                source: KafkaError::AdminOp(code),
+            }),
         }
-        Err(code)
-            if unsupported(code)
-                || matches!(code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) =>
-        {
-            tracing::debug!(topic, ?code, "the topic's configuration is not told");
-            Ok(None)
-        }
-        Err(code) => Err(KafkaSinkError::Kafka {
-            doing: format!("describing the topic `{topic}`"),
-            source: KafkaError::AdminOp(code),
-        }),
     }
 }

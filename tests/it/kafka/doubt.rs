@@ -102,6 +102,10 @@ impl Cluster for Doubtful {
         self.inner.topic(name, kind).await
     }
 
+    async fn topics(&mut self, names: &[Arc<str>]) -> Result<Vec<Option<TopicInfo>>, KafkaSinkError> {
+        self.inner.topics(names).await
+    }
+
     async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {
         self.inner.partitions(topics).await
     }

@@ -32,6 +32,8 @@ pub struct FakeLedger(Arc<Shared>);
 struct Shared {
     id: LedgerId,
     state: Mutex<State>,
+    /// The lock of the sink's row: whoever writes to it holds it over his whole transaction.
+    row: tokio::sync::Mutex<()>,
     head: watch::Sender<Seq>,
 }
 
@@ -54,6 +56,8 @@ pub struct State {
     pub reports: Vec<(SinkState, Option<String>)>,
     /// Cursors are no longer kept, as if the database had stopped between the two commits.
     pub frozen: bool,
+    /// How long a transaction that writes to the sink's row holds it.
+    pub writing_takes: Duration,
     /// Another owner has the shard.
     pub lost: bool,
 }
@@ -77,13 +81,30 @@ impl FakeLedger {
             letters: Vec::new(),
             reports: Vec::new(),
             frozen: false,
+            writing_takes: Duration::ZERO,
             lost: false,
         };
-        Self(Arc::new(Shared { id, state: Mutex::new(state), head: watch::Sender::new(Seq::ZERO) }))
+        let row = tokio::sync::Mutex::default();
+        Self(Arc::new(Shared { id, state: Mutex::new(state), row, head: watch::Sender::new(Seq::ZERO) }))
     }
 
     pub fn id(&self) -> LedgerId {
         self.0.id
+    }
+
+    /// Whether a transaction is writing to the sink's row.
+    pub fn is_writing(&self) -> bool {
+        self.0.row.try_lock().is_err()
+    }
+
+    /// A transaction on the sink's row, at its commit.
+    async fn at_commit(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let row = self.0.row.lock().await;
+        let takes = self.state().writing_takes;
+        if takes > Duration::ZERO {
+            tokio::time::sleep(takes).await;
+        }
+        row
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -289,6 +310,7 @@ impl SinkBook for FakeLedger {
         if frozen {
             std::future::pending::<()>().await;
         }
+        let _row = self.at_commit().await;
         let mut state = self.state();
         state.row.cursor = state.row.cursor.max(Some(cursor));
         Ok(())
@@ -324,6 +346,7 @@ impl SinkBook for FakeLedger {
         state: SinkState,
         error: Option<&str>,
     ) -> Result<(), LedgerError> {
+        let _row = self.at_commit().await;
         let mut ledger = self.state();
         if ledger.lost {
             return Err(LedgerError::Fenced { shard: Shard(0), why: "the test says so".into() });

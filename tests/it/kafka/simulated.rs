@@ -32,6 +32,8 @@ struct Inside {
     largest: usize,
     partitions: i32,
     fenced: usize,
+    /// Topics that were looked at alone.
+    alone: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -167,7 +169,13 @@ impl Cluster for Simulated {
     }
 
     async fn topic(&mut self, _: &str, _: TopicKind) -> Result<TopicInfo, KafkaSinkError> {
+        self.inside().alone += 1;
         Ok(TopicInfo { partitions: self.inside().partitions, max_bytes: 1_000_000 })
+    }
+
+    async fn topics(&mut self, names: &[Arc<str>]) -> Result<Vec<Option<TopicInfo>>, KafkaSinkError> {
+        let info = TopicInfo { partitions: self.inside().partitions, max_bytes: 1_000_000 };
+        Ok(names.iter().map(|_| Some(info)).collect())
     }
 
     async fn partitions(&mut self, topics: &[Arc<str>]) -> Result<Vec<Option<i32>>, KafkaSinkError> {
@@ -309,6 +317,40 @@ async fn what_is_filtered_is_passed_by_the_cursor_alone_after_5_s_or_50_000_even
     assert_eq!(kafka.sizes(), [0, 0, 0]);
     stop.cancel();
     ended(task).await.unwrap();
+}
+
+/// A hand-over waits for a sink's end: a call of its own that nobody polls any more held the row that its last word wants.
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_the_copy_is_under_way_waits_for_that_alone_and_leaves_the_copy_where_the_sink_stands() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    let writing_takes = Duration::from_millis(300);
+    ledger.state().writing_takes = writing_takes;
+    ledger.record_some(10);
+    wait_until("the copy is under way", LIMIT, async || ledger.is_writing()).await;
+    ledger.record_some(10);
+    kafka.wait_cursor(20).await;
+    assert!(ledger.is_writing() && ledger.state().row.cursor == Some(Seq::ZERO));
+    let told = Instant::now();
+    stop.cancel();
+    ended(task).await.unwrap();
+    assert!(told.elapsed() <= 2 * writing_takes, "{:?}", told.elapsed());
+    assert_eq!(ledger.state().row.cursor, Some(Seq(20)));
+}
+
+/// Where it has delivered before is known from its cursor; one by one they made a hand-over longer.
+#[tokio::test(start_paused = true)]
+async fn a_start_looks_at_the_topics_of_its_cursor_all_at_once_and_at_a_new_one_when_it_comes() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    for start in 1..=3 {
+        let (stop, task) = kafka.start(&ledger);
+        ledger.record_some(10);
+        kafka.wait_cursor(start * 10).await;
+        stop.cancel();
+        ended(task).await.unwrap();
+        assert_eq!(kafka.inside().alone, 1, "start {start}");
+    }
 }
 
 /// INV-7: W is a copy; nothing waits for it.

@@ -1,5 +1,9 @@
 //! The rows of the start-up verification, each brought about in a real Kafka, and the way out that it names.
 
+use std::sync::Arc;
+
+use standpipe::sink::kafka::{Cluster as _, KafkaCluster, TopicKind};
+
 use super::*;
 
 impl Stage {
@@ -39,6 +43,28 @@ impl Stage {
         self.wait_copy(then + 1).await;
         running.stop().await.unwrap();
     }
+}
+
+/// What a start asks for all at once is what each topic says for itself, in the order of the question.
+#[tokio::test]
+async fn topics_that_are_looked_at_together_are_as_each_alone_and_one_that_is_absent_is_none() {
+    let stage = Stage::new("together").await;
+    let names: Vec<Arc<str>> = ["c", "absent", "a", "b"].map(|name| format!("together.{name}").into()).into();
+    for (at, partitions, limit) in [(0, "3", 30_000), (2, "1", 10_000), (3, "2", 20_000)] {
+        let limit = format!("max.message.bytes={limit}");
+        let topic = ["--create", "--topic", &*names[at], "--partitions", partitions, "--config", &limit];
+        stage.topics(&topic).await;
+    }
+    let settings = Arc::new(sink(&stage.ledger, &stage.deployment, stage.config()).settings());
+    let mut cluster = KafkaCluster::new(settings);
+    let together = cluster.topics(&names).await.unwrap();
+    let told: Vec<_> = together.iter().map(|info| info.map(|info| (info.partitions, info.max_bytes))).collect();
+    assert_eq!(told, [Some((3, 30_000)), None, Some((1, 10_000)), Some((2, 20_000))]);
+    assert!(cluster.outgrown(), "the smallest of them counts for the producer");
+    for at in [0, 2, 3] {
+        assert_eq!(Some(cluster.topic(&names[at], TopicKind::Data).await.unwrap()), together[at]);
+    }
+    assert_eq!(cluster.topics(&[]).await.unwrap(), []);
 }
 
 #[tokio::test]
