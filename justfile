@@ -13,11 +13,12 @@ crash faults="100" events="200000":
     tests/prepare
     CRASH_FAULTS={{faults}} CRASH_EVENTS={{events}} cargo test --features failpoints --test crash -- --nocapture
 
-# Chaos on the real thing (`just chaos 500 1000000 120`: faults, events, minutes at most). The same again: CHAOS_SEED=n.
+# Chaos on the real thing, a release build (`just chaos 500 1000000 120`: faults, events, minutes at most). The same
+# again: CHAOS_SEED=n.
 chaos faults="500" events="1000000" minutes="240":
     STANDPIPE_TESTS_DENY=0 tests/prepare
     CHAOS_FAULTS={{faults}} CHAOS_EVENTS={{events}} CHAOS_MINUTES={{minutes}} \
-        cargo test --features failpoints --test crash -- --nocapture
+        cargo test --release --features failpoints --test crash -- --nocapture
 
 # Simulates the whole protocol, seed after seed (`just simulate 1000000`); one alone: SIM_SEED=n, step by step: SIM_TRACE=1.
 simulate seeds="100000":
