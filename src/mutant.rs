@@ -48,6 +48,8 @@ pub enum Mutant {
     VoidTooShort,
     /// INV-18: nothing of what a sink has delivered is known again.
     SkipsForgotten,
+    /// INV-18: a ledger that is rewound once more, to before it noted a way back, is taken for one that knows it.
+    WayForgotten,
     /// INV-18: one partition is not read back.
     TailLeftOut,
     /// What a topic holds is not read before it is mended: everything that the ledger keeps is missing.
@@ -70,7 +72,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 29] = [
+    pub const ALL: [(&'static str, Self); 30] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -91,6 +93,7 @@ impl Mutant {
         ("void-unmarked", Self::VoidUnmarked),
         ("void-too-short", Self::VoidTooShort),
         ("skips-forgotten", Self::SkipsForgotten),
+        ("way-forgotten", Self::WayForgotten),
         ("tail-left-out", Self::TailLeftOut),
         ("held-unread", Self::HeldUnread),
         ("redirect-followed", Self::RedirectFollowed),

@@ -66,6 +66,14 @@ pub trait RehydrateBook: Clone + Send + Sync + 'static {
         shard: Shard,
         at: Seq,
     ) -> impl Future<Output = Result<Option<Seq>, LedgerError>> + Send;
+    /// Whether the ledger has noted, by [`RehydrateBook::rehydrated`], that the sink found its way back from there.
+    fn is_rehydrated(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        found: Seq,
+        chain: Chain,
+    ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
     /// Keeps what the sink has delivered, at most some thousands at once.
     fn keep_skips(
         &self,

@@ -216,6 +216,34 @@ impl RehydrateBook for Ledger {
         .await
     }
 
+    async fn is_rehydrated(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        found: Seq,
+        chain: Chain,
+    ) -> Result<bool, LedgerError> {
+        let doing = "asking whether a sink is rehydrated";
+        let shard = self.known_shard(shard)?;
+        within(doing, async {
+            let mut session = self.0.db.session().await.map_err(failed(doing))?;
+            let known = sqlx::query_scalar!(
+                r#"SELECT EXISTS (SELECT FROM rehydrations
+                       WHERE sink = $1 AND shard = $2 AND seq = $3 AND chain = $4 AND done_at IS NOT NULL) AS "known!""#,
+                sink.as_str(),
+                shard,
+                seq_to_db(found),
+                &chain.0[..]
+            )
+            .fetch_one(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            Ok(known)
+        })
+        .await
+    }
+
     async fn keep_skips(&self, sink: &SinkName, owner: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
         let doing = "keeping what a sink has delivered";
         let shard = self.known_shard(owner.shard)?;

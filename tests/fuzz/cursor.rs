@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use standpipe::event::{Chain, LedgerId, Seq, Shard};
-use standpipe::sink::kafka::{Cursor, CursorError, Tail, Tails};
+use standpipe::sink::kafka::{Cursor, CursorError, Tail, Tails, WayBack};
 use uuid::Uuid;
 
 use crate::fuzz;
 use crate::recipe::Recipe;
 
-const PARTS: [&str; 26] = [
+const PARTS: [&str; 27] = [
     "{",
     "}",
     ":",
@@ -37,6 +37,7 @@ const PARTS: [&str; 26] = [
     "\"2\":7",
     "\"owner\":null",
     "\"x\":[]",
+    "\"way\":{\"base\":3,\"seq\":5,\"chain\":\"",
 ];
 
 fn made(recipe: &mut Recipe<'_>) -> Cursor {
@@ -50,7 +51,9 @@ fn made(recipe: &mut Recipe<'_>) -> Cursor {
     let (ledger, chain) = (LedgerId(Uuid::from_bytes(recipe.array())), Chain(recipe.array()));
     let (shard, seq) = (Shard(u16::from_be_bytes(recipe.array())), Seq(u64::from_be_bytes(recipe.array())));
     let owner = recipe.flag().then(|| Uuid::from_bytes(recipe.array()));
-    Cursor::new(ledger, shard, seq, chain, topics).by(owner)
+    let place = |recipe: &mut Recipe<'_>| Seq(u64::from_be_bytes(recipe.array()));
+    let way = recipe.flag().then(|| WayBack { base: place(recipe), seq: place(recipe), chain: Chain(recipe.array()) });
+    Cursor::new(ledger, shard, seq, chain, topics).by(owner).after(way)
 }
 
 fn property(input: &[u8]) {

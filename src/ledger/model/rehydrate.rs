@@ -57,6 +57,21 @@ impl RehydrateBook for Model {
         .await
     }
 
+    async fn is_rehydrated(
+        &self,
+        sink: &SinkName,
+        shard: Shard,
+        found: Seq,
+        chain: Chain,
+    ) -> Result<bool, LedgerError> {
+        let sink = sink.clone();
+        self.call("asking whether a sink is rehydrated", shard, move |state| {
+            let is_it = |way: &Rehydration| way.found == found && way.chain == chain;
+            Ok(state.ways.iter().any(|(name, way, done)| *done && *name == sink && is_it(way)))
+        })
+        .await
+    }
+
     async fn keep_skips(&self, sink: &SinkName, owner: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
         let skips: Vec<_> = delivered.iter().map(|one| (sink.clone(), *one)).collect();
         self.write("keeping what a sink has delivered", owner, move |state| {

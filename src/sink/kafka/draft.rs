@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::cluster::{Cluster, TopicInfo, TopicKind, Transaction};
 use super::config::Settings;
-use super::cursor::{Cursor, Tail};
+use super::cursor::Tail;
 use super::error::KafkaSinkError;
 use super::message::Outgoing;
 use super::partition::partition_of;
@@ -119,9 +119,8 @@ impl Draft {
 
     /// The transaction, with the cursor that passes it; the draft is left without its messages.
     pub(super) fn transaction(&mut self, settings: &Settings) -> Transaction {
-        let Place { seq, chain, tails } = &self.place;
-        let cursor = Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone()).by(settings.instance);
-        Transaction { messages: std::mem::take(&mut self.messages), cursor: cursor.to_json() }
+        let cursor = self.place.cursor(settings).to_json();
+        Transaction { messages: std::mem::take(&mut self.messages), cursor }
     }
 
     /// Takes events of a batch from `at` on while there is room; gives how far it came.

@@ -18,7 +18,7 @@ use crate::sink::enrich::Enricher;
 
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
-use super::cursor::{Cursor, Tails};
+use super::cursor::{Cursor, Tails, WayBack};
 use super::error::{Disposition, KafkaSinkError};
 use super::reconcile::reconcile;
 use super::rehydrate::{is_rewound, refuse_another, rehydrate};
@@ -31,6 +31,16 @@ pub(super) struct Place {
     pub(super) seq: Seq,
     pub(super) chain: Chain,
     pub(super) tails: Tails,
+    /// How it last got past a rewound ledger.
+    pub(super) way: Option<WayBack>,
+}
+
+impl Place {
+    /// What the sink's cursor says there.
+    pub(super) fn cursor(&self, settings: &Settings) -> Cursor {
+        let Self { seq, chain, tails, way } = self;
+        Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone()).by(settings.instance).after(*way)
+    }
 }
 
 /// A fenced producer whose place is known and agrees with the ledger. Only [`place`] makes one.
@@ -154,7 +164,8 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
             if verdict == Verdict::NoteAndGo {
                 start.book.keep_cursor(start.sink, start.owner, Seq::ZERO).await?;
             }
-            let place = Place { seq: cursor.seq, chain: cursor.chain, tails: cursor.topics };
+            let Cursor { seq, chain, topics: tails, way, .. } = cursor;
+            let place = Place { seq, chain, tails, way };
             Ok(Placed { producer, place })
         }
     }
@@ -184,7 +195,7 @@ async fn adopt<P: Transactions, B: SinkBook>(
     bounds: &ShardBounds,
 ) -> Result<Placed<P>, KafkaSinkError> {
     match row.cursor.filter(|copy| *copy > Seq::ZERO) {
-        Some(copy) => write(start, producer, copy, Tails::new(), bounds).await,
+        Some(copy) => write(start, producer, copy, (Tails::new(), None)).await,
         None => first(start, producer, bounds).await,
     }
 }
@@ -201,7 +212,7 @@ async fn first<P: Transactions, B: SinkBook>(
         SinkStart::Now => bounds.head,
         SinkStart::Oldest => Seq(bounds.oldest.0.saturating_sub(1)),
     };
-    write(start, producer, seq, Tails::new(), bounds).await
+    write(start, producer, seq, (Tails::new(), None)).await
 }
 
 /// An operator's seek: the cursor is set in a transaction, then the ledger is told. A crash between the two carries it
@@ -216,6 +227,7 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
     let settings = start.settings;
     let passed = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq).min(bounds.head);
+    let way = cursor.as_ref().and_then(|cursor| cursor.way);
     let tails = match cursor {
         Some(cursor) if cursor.ledger != bounds.ledger => {
             let topic = settings.cursor_topic.clone();
@@ -235,7 +247,7 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
     if to < passed && start.book.has_skips(start.sink, settings.shard).await? {
         start.book.forget_skips(start.sink, start.owner, to, passed).await?;
     }
-    let placed = write(start, producer, to, tails, bounds).await?;
+    let placed = write(start, producer, to, (tails, way)).await?;
     start.book.sought(start.sink, start.owner, to).await?;
     tracing::info!(sink = %start.sink, shard = %settings.shard, cursor = %to, "an operator's seek is carried out");
     Ok(placed)
@@ -246,8 +258,7 @@ pub(super) async fn write<P: Transactions, B: SinkBook>(
     start: &Start<'_, B>,
     mut producer: P,
     seq: Seq,
-    tails: Tails,
-    bounds: &ShardBounds,
+    (tails, way): (Tails, Option<WayBack>),
 ) -> Result<Placed<P>, KafkaSinkError> {
     let settings = start.settings;
     let ChainAt::Known(chain) = start.book.chain_at(settings.shard, seq).await? else {
@@ -256,8 +267,9 @@ pub(super) async fn write<P: Transactions, B: SinkBook>(
             why: format!("it does not know the chain at {seq}, though it keeps the events behind it"),
         }));
     };
-    let cursor = Cursor::new(bounds.ledger, settings.shard, seq, chain, tails).by(settings.instance);
-    producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
+    let place = Place { seq, chain, tails, way };
+    let cursor = place.cursor(settings).to_json();
+    producer.submit(Transaction { messages: Vec::new(), cursor }).await?;
     fail::fail_point!("kafka::after_place");
-    Ok(Placed { producer, place: Place { seq, chain, tails: cursor.topics } })
+    Ok(Placed { producer, place })
 }

@@ -117,8 +117,8 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     fail::fail_point!("kafka::reconcile_cursor");
     let chain = chain(start, goal).await?;
     work.end_behind_what_is_held(control);
-    let cursor = Cursor::new(bounds.ledger, shard, goal, chain, work.tails).by(start.settings.instance);
-    producer.submit(Transaction { messages: Vec::new(), cursor: cursor.to_json() }).await?;
+    let place = Place { seq: goal, chain, tails: work.tails, way: kept.way };
+    producer.submit(Transaction { messages: Vec::new(), cursor: place.cursor(start.settings).to_json() }).await?;
     // What neither the ledger nor the topics can tell of any more.
     if base > Seq::ZERO && base.next() < from && goal > base {
         start.book.gap(sink, start.owner, base.next(), Seq(from.0 - 1), GapReason::Retention).await?;
@@ -126,7 +126,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     start.book.reconciled(sink, start.owner, goal).await?;
     let Work { emitted, repairs, expired, .. } = work;
     tracing::warn!(%sink, %shard, cursor = %goal, emitted, repairs, expired, "the sink is reconciled");
-    Ok((producer, Place { seq: goal, chain, tails: cursor.topics }))
+    Ok((producer, place))
 }
 
 /// Reconciling starts from a ledger that knows all that Kafka ever took, and from the rules by which it took it.

@@ -7,12 +7,14 @@
 //! was known to be rewound, it may hold events under seqs that the sink has used for others: those that the sink never
 //! delivered are wished for again, as replays for this sink alone.
 //!
-//! Each step may be done again, so that a crash anywhere only starts it anew.
+//! Each step may be done again, so that a crash anywhere only starts it anew. The ledger may also be rewound once more, to
+//! before it noted any of it: then the sink's cursor, which tells of the way, is on a ledger that does not know it, and the
+//! way is gone again from where it began.
 
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, CursorFound};
-use super::cursor::{Cursor, Tails};
+use super::cursor::{Cursor, Tails, WayBack};
 use super::error::KafkaSinkError;
 use super::place::{Placed, Start, write};
 use super::verify::compare;
@@ -21,6 +23,7 @@ use crate::event::Seq;
 use crate::event::ports::{
     ChainAt, Decision, Delivered, Feed, LedgerError, RehydrateBook, Rehydration, ShardBounds, SinkBook,
 };
+use crate::mutant::{Mutant, planted};
 
 /// Parts of what was delivered that wait to be kept, at most.
 const PARTS: usize = 4;
@@ -42,11 +45,22 @@ pub(super) async fn is_rewound<B: SinkBook + RehydrateBook>(
         ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => return Ok(true),
         ChainAt::Expired => return Ok(false),
     }
+    if forgotten(start, cursor).await?.is_some() {
+        return Ok(true);
+    }
     // Another sink with the same cursor may have found it before this one: then the chain of the void's end is this one's
     // too, and what this one has written tells whether it came there by delivering what was lost.
     let before = start.book.unsettled(start.sink, start.settings.shard, cursor.seq).await?;
     let newest = cursor.topics.values().flat_map(|tail| &tail.last).max();
     Ok(before.is_some_and(|before| newest.is_some_and(|newest| *newest > before)))
+}
+
+/// The way by which a sink came to its cursor, where the ledger does not know that it was gone: what the sink was to skip
+/// and to get again is lost with it.
+async fn forgotten<B: RehydrateBook>(start: &Start<'_, B>, cursor: &Cursor) -> Result<Option<WayBack>, LedgerError> {
+    let Some(way) = cursor.way else { return Ok(None) };
+    let known = start.book.is_rehydrated(start.sink, start.settings.shard, way.seq, way.chain).await?;
+    Ok(Some(way).filter(|_| !known && !planted(Mutant::WayForgotten)))
 }
 
 /// Refuses while another instance, which this ledger may not know of, was writing a moment ago: it may be the original
@@ -77,6 +91,7 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         SinkStart::Oldest => Seq::ZERO,
         SinkStart::Now => bounds.head,
     });
+    let base = forgotten(start, &cursor).await?.map_or(base, |way| base.min(way.base));
     let way = start.book.rewound(sink, start.owner, cursor.seq, cursor.chain, base).await?;
     tracing::warn!(
         %sink, %shard, cursor = %way.found, head = %bounds.head, agreed = %way.base, goes_on = %way.goes_on,
@@ -89,7 +104,8 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let reclaimed = reclaim(start, feed, way).await?;
     start.book.rehydrated(sink, start.owner, &way, skips).await?;
     fail::fail_point!("kafka::rehydrate_cursor");
-    let placed = write(start, producer, way.goes_on, cursor.topics, bounds).await?;
+    let gone = WayBack { base: way.base, seq: way.found, chain: way.chain };
+    let placed = write(start, producer, way.goes_on, (cursor.topics, Some(gone))).await?;
     metrics::counter!(crate::telemetry::metrics::KAFKA_REHYDRATIONS_TOTAL, "sink" => sink.to_string()).increment(1);
     tracing::warn!(%sink, %shard, cursor = %way.goes_on, skips, reclaimed, "the sink is rehydrated");
     Ok(placed)

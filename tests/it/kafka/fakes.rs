@@ -166,6 +166,15 @@ impl FakeLedger {
         self.publish();
     }
 
+    /// The ledger of before: it knows of no way back, nor what came of it.
+    pub fn forget_ways(&self) {
+        let mut state = self.state();
+        state.ways.clear();
+        state.settled.clear();
+        state.skips.clear();
+        state.reclaimed.clear();
+    }
+
     /// Marks as void what another sink had used, which had come as far as this one.
     pub fn mark_void(&self, found: u64, chain: Chain) {
         let mut state = self.state();
@@ -246,6 +255,12 @@ impl RehydrateBook for FakeLedger {
         let state = self.state();
         let settled = state.settled.contains(&at);
         Ok(state.voids.iter().find(|(_, void)| void.to == at && !settled).map(|(before, _)| *before))
+    }
+
+    async fn is_rehydrated(&self, _: &SinkName, _: Shard, found: Seq, chain: Chain) -> Result<bool, LedgerError> {
+        let state = self.state();
+        let way = state.ways.iter().find(|way| way.found == found && way.chain == chain);
+        Ok(way.is_some_and(|way| state.settled.contains(&way.goes_on)))
     }
 
     async fn keep_skips(&self, _: &SinkName, _: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {

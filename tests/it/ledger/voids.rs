@@ -130,7 +130,10 @@ async fn what_a_sink_delivered_is_kept_for_it_alone_and_what_it_did_not_is_wishe
     let twice = world.ledger.reclaim(&sink("slow"), owner, &way, Seq(10), &[Seq(9), Seq(10)]).await;
     assert!(matches!(twice, Err(LedgerError::Moved { .. })), "{twice:?}");
     assert_eq!(world.count("SELECT count(*) FROM replays WHERE sink = 'slow'").await, 2);
+    let known = async |name, at| world.ledger.is_rehydrated(&sink(name), SHARD, Seq(at), Chain([1; 32])).await.unwrap();
+    assert!(!known("slow", 18).await, "begun is not done");
     world.ledger.rehydrated(&sink("slow"), owner, &way, 7).await.unwrap();
+    assert_eq!((known("slow", 18).await, known("slow", 17).await, known("crm", 18).await), (true, false, false));
     assert_eq!((unsettled("slow", 25).await, unsettled("crm", 25).await), (None, Some(Seq(10))));
     let rows = world.ledger.rehydration_rows(10).await.unwrap();
     let row = rows.iter().find(|row| row.sink == "slow").unwrap();
