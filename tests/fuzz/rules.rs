@@ -377,8 +377,8 @@ fn template(input: &[u8]) {
             assert!(value.len() <= 8 * 1024 && !value.chars().any(|c| c.is_control() && c != '\t'), "{value:?}");
         }
     }
-    // By the engine instead of by joining pieces: the same.
-    let slow = format!("{text}{{{{ '' }}}}");
+    // By the engine instead of by joining pieces: the same. In front, for the engine takes away a line's end at the end.
+    let slow = format!("{{{{ '' }}}}{text}");
     if let Ok(slow) = Rules::compile(&who, &with(&slow), &[]) {
         assert_eq!(slow.decide(&event), first, "by the engine");
         assert_eq!(slow.decide(&other), rules.decide(&other), "by the engine");

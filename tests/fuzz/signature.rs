@@ -29,10 +29,12 @@ fn key_texts(recipe: &mut Recipe<'_>) {
         format!("{prefix}{}", String::from_utf8_lossy(bytes))
     };
     let secret = SecretString::from(text.clone());
-    let padded = STANDARD.decode(text.trim().trim_start_matches(prefix)).map_or(0, |bytes| bytes.len());
+    // What chance makes may spell a prefix of its own.
+    let length =
+        |prefix: &str| text.trim().strip_prefix(prefix).and_then(|text| Some(STANDARD.decode(text).ok()?.len()));
     let told = [Keys::new(std::slice::from_ref(&secret), None), Keys::new(&[], Some(&secret))];
-    assert_eq!(told[0].is_ok(), prefix == "whsec_" && (24..=64).contains(&padded), "{text}");
-    assert!(told[1].is_err() || prefix == "whsk_" && matches!(padded, 32 | 64), "{text}");
+    assert_eq!(told[0].is_ok(), length("whsec_").is_some_and(|length| (24..=64).contains(&length)), "{text}");
+    assert!(told[1].is_err() || matches!(length("whsk_"), Some(32 | 64)), "{text}");
     for error in told.into_iter().filter_map(Result::err).map(|error| error.to_string()) {
         assert!(text.len() < 12 || !error.contains(&text), "{error}");
     }

@@ -178,7 +178,8 @@ fn everything_arrives_once_and_in_order_whatever_fails() {
     let (counts, failed) = run_all(0..seeds);
     if let Some((seed, why)) = failed.first_key_value() {
         panic!(
-            "seed {seed}: {why}\n  again, alone: SIM_SEED={seed} SIM_TRACE=1 cargo test --test sim everything -- --nocapture"
+            "seed {seed}: {why}\n  again, alone: SIM_SEED={seed} SIM_TRACE=1 cargo test --features failpoints --test sim \
+             everything -- --nocapture"
         );
     }
     println!("{seeds} seeds hold: {counts:?}");

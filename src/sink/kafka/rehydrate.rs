@@ -28,31 +28,47 @@ use crate::mutant::{Mutant, planted};
 /// Parts of what was delivered that wait to be kept, at most.
 const PARTS: usize = 4;
 
+/// What a ledger that was rewound has lost of a sink.
+enum Lost {
+    /// What the sink's cursor stands for.
+    Cursor,
+    /// What it noted of the way by which the sink came to its cursor, which it knows.
+    Way(WayBack),
+}
+
 /// Whether the ledger has lost what a cursor of its own stands for.
 pub(super) async fn is_rewound<B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cursor: &Cursor,
     bounds: &ShardBounds,
 ) -> Result<bool, LedgerError> {
+    Ok(lost(start, cursor, bounds).await?.is_some())
+}
+
+async fn lost<B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    cursor: &Cursor,
+    bounds: &ShardBounds,
+) -> Result<Option<Lost>, LedgerError> {
     if cursor.ledger != bounds.ledger {
-        return Ok(false);
+        return Ok(None);
     }
     if cursor.seq > bounds.head {
-        return Ok(true);
+        return Ok(Some(Lost::Cursor));
     }
     match start.book.chain_at(start.settings.shard, cursor.seq).await? {
         ChainAt::Known(chain) if chain == cursor.chain => {}
-        ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => return Ok(true),
-        ChainAt::Expired => return Ok(false),
-    }
-    if forgotten(start, cursor).await?.is_some() {
-        return Ok(true);
+        ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => return Ok(Some(Lost::Cursor)),
+        ChainAt::Expired => return Ok(None),
     }
     // Another sink with the same cursor may have found it before this one: then the chain of the void's end is this one's
     // too, and what this one has written tells whether it came there by delivering what was lost.
     let before = start.book.unsettled(start.sink, start.settings.shard, cursor.seq).await?;
     let newest = cursor.topics.values().flat_map(|tail| &tail.last).max();
-    Ok(before.is_some_and(|before| newest.is_some_and(|newest| *newest > before)))
+    if before.is_some_and(|before| newest.is_some_and(|newest| *newest > before)) {
+        return Ok(Some(Lost::Cursor));
+    }
+    Ok(forgotten(start, cursor).await?.map(Lost::Way))
 }
 
 /// The way by which a sink came to its cursor, where the ledger does not know that it was gone: what the sink was to skip
@@ -91,10 +107,17 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         SinkStart::Oldest => Seq::ZERO,
         SinkStart::Now => bounds.head,
     });
-    let base = forgotten(start, &cursor).await?.map_or(base, |way| base.min(way.base));
-    let way = start.book.rewound(sink, start.owner, cursor.seq, cursor.chain, base).await?;
+    let (found, chain, base) = if let Some(Lost::Way(way)) = lost(start, &cursor, bounds).await? {
+        // The cursor is on the ledger's chain, and so is all that was delivered since that way.
+        (way.seq, way.chain, base.min(way.base))
+    } else {
+        let forgotten = forgotten(start, &cursor).await?;
+        (cursor.seq, cursor.chain, forgotten.map_or(base, |way| base.min(way.base)))
+    };
+    let way = start.book.rewound(sink, start.owner, found, chain, base).await?;
+    let goes_on = way.goes_on.max(cursor.seq);
     tracing::warn!(
-        %sink, %shard, cursor = %way.found, head = %bounds.head, agreed = %way.base, goes_on = %way.goes_on,
+        %sink, %shard, cursor = %cursor.seq, head = %bounds.head, agreed = %way.base, %goes_on,
         "the ledger was rewound behind the sink: reading back what it has delivered, so that nothing of it is repeated"
     );
     fail::fail_point!("kafka::rehydrate_void");
@@ -105,9 +128,9 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     start.book.rehydrated(sink, start.owner, &way, skips).await?;
     fail::fail_point!("kafka::rehydrate_cursor");
     let gone = WayBack { base: way.base, seq: way.found, chain: way.chain };
-    let placed = write(start, producer, way.goes_on, (cursor.topics, Some(gone))).await?;
+    let placed = write(start, producer, goes_on, (cursor.topics, Some(gone))).await?;
     metrics::counter!(crate::telemetry::metrics::KAFKA_REHYDRATIONS_TOTAL, "sink" => sink.to_string()).increment(1);
-    tracing::warn!(%sink, %shard, cursor = %way.goes_on, skips, reclaimed, "the sink is rehydrated");
+    tracing::warn!(%sink, %shard, cursor = %goes_on, skips, reclaimed, "the sink is rehydrated");
     Ok(placed)
 }
 
