@@ -102,7 +102,7 @@ impl FakeLedger {
         let row = self.0.row.lock().await;
         let takes = self.state().writing_takes;
         if takes > Duration::ZERO {
-            tokio::time::sleep(takes).await;
+            tokio::time::sleep_until(tokio::time::Instant::now() + takes).await;
         }
         row
     }

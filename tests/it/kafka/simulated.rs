@@ -353,6 +353,46 @@ async fn a_start_looks_at_the_topics_of_its_cursor_all_at_once_and_at_a_new_one_
     }
 }
 
+/// Found by the simulation: rewound once more, to before it noted the way back, a ledger knows the chain on which the sink
+/// was put, and neither what it was to skip nor what it was to get.
+#[tokio::test(start_paused = true)]
+async fn the_way_back_that_a_ledger_has_forgotten_is_gone_again_where_the_cursor_is_on_its_chain() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(40);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(40).await;
+    stop.cancel();
+    ended(task).await.unwrap();
+    ledger.rewind(25);
+    for at in 0..15 {
+        ledger.add_as(&format!("n{at}"), "deal.updated", "9", format!(r#"{{"new":{at}}}"#), None);
+    }
+    ledger.publish();
+    // It is put on the ledger's chain, and delivers nothing there.
+    kafka.inside().fates = std::iter::once(Fate::Commits).chain(std::iter::repeat_n(Fate::Fails, 100)).collect();
+    let (stop, task) = kafka.start(&ledger);
+    let is_back = async || {
+        let cursor = kafka.inside().cursor.clone().unwrap();
+        Cursor::from_json(&cursor).unwrap().way.is_some()
+    };
+    wait_until("it is put back", LIMIT, is_back).await;
+    stop.cancel();
+    ended(task).await.unwrap();
+    assert_eq!((kafka.cursor_seq(), kafka.inside().sent.len()), (40, 40));
+    ledger.rewind(40);
+    ledger.forget_ways();
+    ledger.state().row.cursor = Some(Seq(25));
+    ledger.record_again(26..=40);
+    kafka.inside().fates.clear();
+    let (stop, task) = kafka.start(&ledger);
+    wait_until("it has all", LIMIT, async || kafka.cursor_seq() == ledger.head().0).await;
+    stop.cancel();
+    ended(task).await.unwrap();
+    let sent: Vec<Delivered> = kafka.inside().sent.iter().map(|(_, delivered)| *delivered).collect();
+    let different: std::collections::HashSet<Delivered> = sent.iter().copied().collect();
+    assert_eq!((sent.len(), different.len()), (55, 55), "forty and fifteen, none of them twice");
+}
+
 /// INV-7: W is a copy; nothing waits for it.
 #[tokio::test(start_paused = true)]
 async fn delivery_goes_on_while_the_ledger_does_not_keep_the_copy() {
