@@ -48,8 +48,8 @@ pub enum Mutant {
     VoidTooShort,
     /// INV-18: nothing of what a sink has delivered is known again.
     SkipsForgotten,
-    /// INV-18: a ledger that is rewound once more, to before it noted a way back, is taken for one that knows it.
-    WayForgotten,
+    /// INV-18: a ledger that is rewound once more, to before it noted a rehydration, is taken for one that knows of it.
+    RehydrationForgotten,
     /// INV-18: one partition is not read back.
     TailLeftOut,
     /// What a topic holds is not read before it is mended: everything that the ledger keeps is missing.
@@ -93,7 +93,7 @@ impl Mutant {
         ("void-unmarked", Self::VoidUnmarked),
         ("void-too-short", Self::VoidTooShort),
         ("skips-forgotten", Self::SkipsForgotten),
-        ("way-forgotten", Self::WayForgotten),
+        ("rehydration-forgotten", Self::RehydrationForgotten),
         ("tail-left-out", Self::TailLeftOut),
         ("held-unread", Self::HeldUnread),
         ("redirect-followed", Self::RedirectFollowed),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use standpipe::event::{Chain, LedgerId, Seq, Shard};
-use standpipe::sink::kafka::{Cursor, CursorError, Tail, Tails, WayBack};
+use standpipe::sink::kafka::{Cursor, CursorError, Rehydrated, Tail, Tails};
 use uuid::Uuid;
 
 use crate::fuzz;
@@ -37,7 +37,7 @@ const PARTS: [&str; 27] = [
     "\"2\":7",
     "\"owner\":null",
     "\"x\":[]",
-    "\"way\":{\"base\":3,\"seq\":5,\"chain\":\"",
+    "\"rehydrated\":{\"base\":3,\"seq\":5,\"chain\":\"",
 ];
 
 fn made(recipe: &mut Recipe<'_>) -> Cursor {
@@ -52,8 +52,9 @@ fn made(recipe: &mut Recipe<'_>) -> Cursor {
     let (shard, seq) = (Shard(u16::from_be_bytes(recipe.array())), Seq(u64::from_be_bytes(recipe.array())));
     let owner = recipe.flag().then(|| Uuid::from_bytes(recipe.array()));
     let place = |recipe: &mut Recipe<'_>| Seq(u64::from_be_bytes(recipe.array()));
-    let way = recipe.flag().then(|| WayBack { base: place(recipe), seq: place(recipe), chain: Chain(recipe.array()) });
-    Cursor::new(ledger, shard, seq, chain, topics).by(owner).after(way)
+    let last =
+        recipe.flag().then(|| Rehydrated { base: place(recipe), seq: place(recipe), chain: Chain(recipe.array()) });
+    Cursor::new(ledger, shard, seq, chain, topics).by(owner).rehydrated(last)
 }
 
 fn property(input: &[u8]) {

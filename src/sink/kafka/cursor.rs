@@ -17,9 +17,9 @@ const MOST_PARTITIONS: i64 = 1_000_000;
 /// A sink's place in its shard, and what it has last written where.
 ///
 /// As JSON, in version 1: `{"version":1,"ledger":UUID,"shard":0,"seq":7,"chain":HEX,"topics":{"sell.deal":
-/// {"partitions":6,"last":{"0":5,"4":7}}},"owner":UUID,"way":{"base":3,"seq":5,"chain":HEX}}`. A partition without a message
-/// of this shard has no entry in `last`; `owner` is the writing instance, absent where an older program wrote; `way` is
-/// there once a ledger was rewound behind the sink.
+/// {"partitions":6,"last":{"0":5,"4":7}}},"owner":UUID,"rehydrated":{"base":3,"seq":5,"chain":HEX}}`. A partition without a
+/// message of this shard has no entry in `last`; `owner` is the writing instance, absent where an older program wrote;
+/// `rehydrated` is there once the ledger was rewound behind the sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     version: u32,
@@ -38,20 +38,20 @@ pub struct Cursor {
     /// The instance that wrote it; none where an older program did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Uuid>,
-    /// The last way back from a ledger that was rewound; none where there was none, or an older program wrote.
+    /// The sink's last rehydration; none where there was none, or an older program wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub way: Option<WayBack>,
+    pub rehydrated: Option<Rehydrated>,
 }
 
-/// A way back that a sink has gone (design.md section 5, *rehydrate*). The ledger notes it, with what the sink then skips
-/// and gets again; the cursor tells it too, because the ledger may be rewound once more, to before it noted that.
+/// A rehydration that a sink went through (design.md section 5). The ledger notes it, with what the sink then skips and gets
+/// again; the cursor tells of it too, because the ledger may be rewound once more, to before it noted that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WayBack {
+pub struct Rehydrated {
     /// Up to here ledger and sink agreed for certain.
     pub base: Seq,
     /// Where the sink stood.
     pub seq: Seq,
-    /// The chain there, which was not the ledger's.
+    /// The chain that the sink had there.
     #[serde(serialize_with = "chain_as_text", deserialize_with = "chain_from_text")]
     pub chain: Chain,
 }
@@ -95,7 +95,7 @@ impl Cursor {
     /// A cursor at a place.
     #[must_use]
     pub const fn new(ledger: LedgerId, shard: Shard, seq: Seq, chain: Chain, topics: Tails) -> Self {
-        Self { version: VERSION, ledger, shard, seq, chain, topics, owner: None, way: None }
+        Self { version: VERSION, ledger, shard, seq, chain, topics, owner: None, rehydrated: None }
     }
 
     /// The same, written by an instance.
@@ -104,10 +104,10 @@ impl Cursor {
         Self { owner, ..self }
     }
 
-    /// The same, come there by a way back.
+    /// The same, of a sink that went through a rehydration.
     #[must_use]
-    pub fn after(self, way: Option<WayBack>) -> Self {
-        Self { way, ..self }
+    pub fn rehydrated(self, rehydrated: Option<Rehydrated>) -> Self {
+        Self { rehydrated, ..self }
     }
 
     /// The message's value.
@@ -210,11 +210,11 @@ mod tests {
         let with_owner = json.replace("}}}}", r#"}}},"owner":"00000000-0000-0000-0000-000000000000"}"#);
         assert_eq!(String::from_utf8(owned.to_json()).unwrap(), with_owner);
         assert_eq!(Cursor::from_json(with_owner.as_bytes()).unwrap(), owned);
-        let back = owned.after(Some(WayBack { base: Seq(3), seq: Seq(5), chain: Chain([0xcd; 32]) }));
-        let way = format!(r#","way":{{"base":3,"seq":5,"chain":"{}"}}}}"#, "cd".repeat(32));
-        let with_way = format!("{}{way}", with_owner.strip_suffix('}').unwrap());
-        assert_eq!(String::from_utf8(back.to_json()).unwrap(), with_way);
-        assert_eq!(Cursor::from_json(with_way.as_bytes()).unwrap(), back);
+        let back = owned.rehydrated(Some(Rehydrated { base: Seq(3), seq: Seq(5), chain: Chain([0xcd; 32]) }));
+        let last = format!(r#","rehydrated":{{"base":3,"seq":5,"chain":"{}"}}}}"#, "cd".repeat(32));
+        let with_it = format!("{}{last}", with_owner.strip_suffix('}').unwrap());
+        assert_eq!(String::from_utf8(back.to_json()).unwrap(), with_it);
+        assert_eq!(Cursor::from_json(with_it.as_bytes()).unwrap(), back);
         let newer = json.replace(r#""version":1"#, r#""version":2"#);
         assert!(matches!(Cursor::from_json(newer.as_bytes()), Err(CursorError::Newer(2))));
         assert!(matches!(Cursor::from_json(b"{}"), Err(CursorError::Malformed(_))));

@@ -83,7 +83,8 @@ impl Known {
     }
 }
 
-fn fits(cluster: &impl Cluster) -> Result<(), KafkaSinkError> {
+/// Whether the present producer suits all topics that were met.
+pub(super) fn fits(cluster: &impl Cluster) -> Result<(), KafkaSinkError> {
     if cluster.outgrown() {
         return Err(KafkaSinkError::Renewal { why: "a topic takes less than the producer puts into one batch" });
     }

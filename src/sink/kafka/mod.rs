@@ -51,7 +51,7 @@ pub use cluster::{
     Cluster, Committed, CursorFound, PartitionEnd, TopicEnd, TopicInfo, TopicKind, Transaction, Transactions,
 };
 pub use config::{Settings, check_properties};
-pub use cursor::{Cursor, CursorError, Tail, Tails, WayBack, control_topic, cursor_topic};
+pub use cursor::{Cursor, CursorError, Rehydrated, Tail, Tails, control_topic, cursor_topic};
 pub use error::{Disposition, KafkaSinkError, MAX_ABANDONED};
 pub use message::{Common, Outgoing};
 pub use partition::partition_of;

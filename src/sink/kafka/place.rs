@@ -18,10 +18,10 @@ use crate::sink::enrich::Enricher;
 
 use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
-use super::cursor::{Cursor, Tails, WayBack};
+use super::cursor::{Cursor, Rehydrated, Tails};
 use super::error::{Disposition, KafkaSinkError};
 use super::reconcile::reconcile;
-use super::rehydrate::{is_rewound, refuse_another, rehydrate};
+use super::rehydrate::{lost, refuse_another, rehydrate};
 use super::runner::Runner;
 use super::verify::{Stop, Verdict, compare, found_tails, judge};
 
@@ -31,15 +31,17 @@ pub(super) struct Place {
     pub(super) seq: Seq,
     pub(super) chain: Chain,
     pub(super) tails: Tails,
-    /// How it last got past a rewound ledger.
-    pub(super) way: Option<WayBack>,
+    /// Its last rehydration.
+    pub(super) rehydrated: Option<Rehydrated>,
 }
 
 impl Place {
     /// What the sink's cursor says there.
     pub(super) fn cursor(&self, settings: &Settings) -> Cursor {
-        let Self { seq, chain, tails, way } = self;
-        Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone()).by(settings.instance).after(*way)
+        let Self { seq, chain, tails, rehydrated } = self;
+        Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone())
+            .by(settings.instance)
+            .rehydrated(*rehydrated)
     }
 }
 
@@ -134,11 +136,11 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         );
         return adopt(start, producer, row, &bounds).await;
     }
-    let rewound = match &found.cursor {
-        Some(Ok(cursor)) => is_rewound(start, cursor, &bounds).await?,
-        _ => false,
+    let lost = match &found.cursor {
+        Some(Ok(cursor)) => lost(start, cursor, &bounds).await?,
+        _ => None,
     };
-    if rewound {
+    if lost.is_some() {
         refuse_another(start, &found)?;
     }
     let cursor = found.cursor.take().transpose()?;
@@ -148,7 +150,7 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         }
         _ => None,
     };
-    let verdict = if rewound {
+    let verdict = if lost.is_some() {
         Verdict::Rehydrate
     } else {
         judge(&settings.cursor_topic, found.low, cursor.as_ref(), row.cursor, &bounds, chain)?
@@ -156,7 +158,7 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     match (verdict, cursor) {
         (Verdict::FirstStart, _) | (_, None) => first(start, producer, &bounds).await,
         (Verdict::Rehydrate, Some(cursor)) => {
-            rehydrate(start, cluster, producer, feed, (cursor, row.cursor), &bounds).await
+            rehydrate(start, cluster, producer, feed, (cursor, row.cursor, lost.unwrap_or_default()), &bounds).await
         }
         (verdict, Some(cursor)) => {
             let ends = cluster.ends(&cursor.topics).await?;
@@ -164,8 +166,8 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
             if verdict == Verdict::NoteAndGo {
                 start.book.keep_cursor(start.sink, start.owner, Seq::ZERO).await?;
             }
-            let Cursor { seq, chain, topics: tails, way, .. } = cursor;
-            let place = Place { seq, chain, tails, way };
+            let Cursor { seq, chain, topics: tails, rehydrated, .. } = cursor;
+            let place = Place { seq, chain, tails, rehydrated };
             Ok(Placed { producer, place })
         }
     }
@@ -183,7 +185,7 @@ async fn look_first<C: Cluster, B: SinkBook + RehydrateBook>(
     let found = cluster.last_cursor().await?;
     let Some(Ok(cursor)) = &found.cursor else { return Ok(()) };
     let bounds = start.book.bounds(start.settings.shard).await?;
-    let suspect = start.runner.moved || is_rewound(start, cursor, &bounds).await?;
+    let suspect = start.runner.moved || lost(start, cursor, &bounds).await?.is_some();
     if suspect { refuse_another(start, &found) } else { Ok(()) }
 }
 
@@ -227,7 +229,7 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
     let settings = start.settings;
     let passed = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq).min(bounds.head);
-    let way = cursor.as_ref().and_then(|cursor| cursor.way);
+    let rehydrated = cursor.as_ref().and_then(|cursor| cursor.rehydrated);
     let tails = match cursor {
         Some(cursor) if cursor.ledger != bounds.ledger => {
             let topic = settings.cursor_topic.clone();
@@ -247,7 +249,7 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
     if to < passed && start.book.has_skips(start.sink, settings.shard).await? {
         start.book.forget_skips(start.sink, start.owner, to, passed).await?;
     }
-    let placed = write(start, producer, to, (tails, way)).await?;
+    let placed = write(start, producer, to, (tails, rehydrated)).await?;
     start.book.sought(start.sink, start.owner, to).await?;
     tracing::info!(sink = %start.sink, shard = %settings.shard, cursor = %to, "an operator's seek is carried out");
     Ok(placed)
@@ -258,7 +260,7 @@ pub(super) async fn write<P: Transactions, B: SinkBook>(
     start: &Start<'_, B>,
     mut producer: P,
     seq: Seq,
-    (tails, way): (Tails, Option<WayBack>),
+    (tails, rehydrated): (Tails, Option<Rehydrated>),
 ) -> Result<Placed<P>, KafkaSinkError> {
     let settings = start.settings;
     let ChainAt::Known(chain) = start.book.chain_at(settings.shard, seq).await? else {
@@ -267,7 +269,7 @@ pub(super) async fn write<P: Transactions, B: SinkBook>(
             why: format!("it does not know the chain at {seq}, though it keeps the events behind it"),
         }));
     };
-    let place = Place { seq, chain, tails, way };
+    let place = Place { seq, chain, tails, rehydrated };
     let cursor = place.cursor(settings).to_json();
     producer.submit(Transaction { messages: Vec::new(), cursor }).await?;
     fail::fail_point!("kafka::after_place");

@@ -18,7 +18,7 @@ use time::OffsetDateTime;
 
 use super::cluster::{Cluster, TopicInfo, TopicKind, Transaction, Transactions};
 use super::cursor::{Cursor, Tail, Tails};
-use super::draft::MAX_BYTES;
+use super::draft::{MAX_BYTES, fits};
 use super::error::KafkaSinkError;
 use super::message::Outgoing;
 use super::partition::partition_of;
@@ -117,7 +117,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     fail::fail_point!("kafka::reconcile_cursor");
     let chain = chain(start, goal).await?;
     work.end_behind_what_is_held(control);
-    let place = Place { seq: goal, chain, tails: work.tails, way: kept.way };
+    let place = Place { seq: goal, chain, tails: work.tails, rehydrated: kept.rehydrated };
     producer.submit(Transaction { messages: Vec::new(), cursor: place.cursor(start.settings).to_json() }).await?;
     // What neither the ledger nor the topics can tell of any more.
     if base > Seq::ZERO && base.next() < from && goal > base {
@@ -271,9 +271,7 @@ impl Work {
         }
         let kind = if is_control { TopicKind::Control } else { TopicKind::Data };
         let info = cluster.topic(topic, kind).await?;
-        if cluster.outgrown() {
-            return Err(KafkaSinkError::Renewal { why: "a topic takes less than the producer puts into one batch" });
-        }
+        fits(cluster)?;
         self.infos.insert(topic.clone(), info);
         self.tails.entry(topic.clone()).or_insert_with(|| Tail::new(info.partitions));
         Ok(info)

@@ -8,13 +8,13 @@
 //! delivered are wished for again, as replays for this sink alone.
 //!
 //! Each step may be done again, so that a crash anywhere only starts it anew. The ledger may also be rewound once more, to
-//! before it noted any of it: then the sink's cursor, which tells of the way, is on a ledger that does not know it, and the
-//! way is gone again from where it began.
+//! before it noted any of it: a sink's cursor tells of its last rehydration, and one that the ledger does not know of is gone
+//! through again.
 
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, CursorFound};
-use super::cursor::{Cursor, Tails, WayBack};
+use super::cursor::{Cursor, Rehydrated, Tails};
 use super::error::KafkaSinkError;
 use super::place::{Placed, Start, write};
 use super::verify::compare;
@@ -29,23 +29,17 @@ use crate::mutant::{Mutant, planted};
 const PARTS: usize = 4;
 
 /// What a ledger that was rewound has lost of a sink.
-enum Lost {
-    /// What the sink's cursor stands for.
-    Cursor,
-    /// What it noted of the way by which the sink came to its cursor, which it knows.
-    Way(WayBack),
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    /// Whether it still has what the cursor stands for.
+    has_cursor: bool,
+    /// The sink's last rehydration, where the ledger does not know of it: what the sink was to skip and to get again is lost
+    /// with it.
+    rehydrated: Option<Rehydrated>,
 }
 
-/// Whether the ledger has lost what a cursor of its own stands for.
-pub(super) async fn is_rewound<B: SinkBook + RehydrateBook>(
-    start: &Start<'_, B>,
-    cursor: &Cursor,
-    bounds: &ShardBounds,
-) -> Result<bool, LedgerError> {
-    Ok(lost(start, cursor, bounds).await?.is_some())
-}
-
-async fn lost<B: SinkBook + RehydrateBook>(
+/// What the ledger has lost of a sink whose cursor is its own; none where that is nothing.
+pub(super) async fn lost<B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cursor: &Cursor,
     bounds: &ShardBounds,
@@ -53,30 +47,28 @@ async fn lost<B: SinkBook + RehydrateBook>(
     if cursor.ledger != bounds.ledger {
         return Ok(None);
     }
-    if cursor.seq > bounds.head {
-        return Ok(Some(Lost::Cursor));
-    }
-    match start.book.chain_at(start.settings.shard, cursor.seq).await? {
-        ChainAt::Known(chain) if chain == cursor.chain => {}
-        ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => return Ok(Some(Lost::Cursor)),
-        ChainAt::Expired => return Ok(None),
-    }
-    // Another sink with the same cursor may have found it before this one: then the chain of the void's end is this one's
-    // too, and what this one has written tells whether it came there by delivering what was lost.
-    let before = start.book.unsettled(start.sink, start.settings.shard, cursor.seq).await?;
-    let newest = cursor.topics.values().flat_map(|tail| &tail.last).max();
-    if before.is_some_and(|before| newest.is_some_and(|newest| *newest > before)) {
-        return Ok(Some(Lost::Cursor));
-    }
-    Ok(forgotten(start, cursor).await?.map(Lost::Way))
-}
-
-/// The way by which a sink came to its cursor, where the ledger does not know that it was gone: what the sink was to skip
-/// and to get again is lost with it.
-async fn forgotten<B: RehydrateBook>(start: &Start<'_, B>, cursor: &Cursor) -> Result<Option<WayBack>, LedgerError> {
-    let Some(way) = cursor.way else { return Ok(None) };
-    let known = start.book.is_rehydrated(start.sink, start.settings.shard, way.seq, way.chain).await?;
-    Ok(Some(way).filter(|_| !known && !planted(Mutant::WayForgotten)))
+    let (sink, shard) = (start.sink, start.settings.shard);
+    let has_cursor = if cursor.seq > bounds.head {
+        false
+    } else {
+        match start.book.chain_at(shard, cursor.seq).await? {
+            ChainAt::Known(chain) if chain == cursor.chain => {
+                // Another sink with the same cursor may have found it before this one: then the chain of the void's end is
+                // this one's too, and what this one has written tells whether it came there by delivering what was lost.
+                let before = start.book.unsettled(sink, shard, cursor.seq).await?;
+                let newest = cursor.topics.values().flat_map(|tail| &tail.last).max();
+                before.is_none_or(|before| newest.is_none_or(|newest| *newest <= before))
+            }
+            ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => false,
+            ChainAt::Expired => return Ok(None),
+        }
+    };
+    let rehydrated = match cursor.rehydrated {
+        Some(last) if !start.book.is_rehydrated(sink, shard, last.seq, last.chain).await? => Some(last),
+        _ => None,
+    };
+    let rehydrated = rehydrated.filter(|_| !planted(Mutant::RehydrationForgotten));
+    Ok(Some(Lost { has_cursor, rehydrated }).filter(|lost| !lost.has_cursor || lost.rehydrated.is_some()))
 }
 
 /// Refuses while another instance, which this ledger may not know of, was writing a moment ago: it may be the original
@@ -98,7 +90,7 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     cluster: &mut C,
     producer: C::Producer,
     feed: &mut F,
-    (cursor, copy): (Cursor, Option<Seq>),
+    (cursor, copy, lost): (Cursor, Option<Seq>, Lost),
     bounds: &ShardBounds,
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
     let (sink, shard) = (start.sink, start.settings.shard);
@@ -107,15 +99,12 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         SinkStart::Oldest => Seq::ZERO,
         SinkStart::Now => bounds.head,
     });
-    let (found, chain, base) = if let Some(Lost::Way(way)) = lost(start, &cursor, bounds).await? {
-        // The cursor is on the ledger's chain, and so is all that was delivered since that way.
-        (way.seq, way.chain, base.min(way.base))
-    } else {
-        let forgotten = forgotten(start, &cursor).await?;
-        (cursor.seq, cursor.chain, forgotten.map_or(base, |way| base.min(way.base)))
-    };
+    let base = lost.rehydrated.map_or(base, |last| base.min(last.base));
+    // Where the cursor is on the ledger's chain, so is all that was delivered since the last rehydration.
+    let again = lost.rehydrated.filter(|_| lost.has_cursor);
+    let (found, chain) = again.map_or((cursor.seq, cursor.chain), |last| (last.seq, last.chain));
     let way = start.book.rewound(sink, start.owner, found, chain, base).await?;
-    let goes_on = way.goes_on.max(cursor.seq);
+    let goes_on = if lost.has_cursor { cursor.seq } else { way.goes_on };
     tracing::warn!(
         %sink, %shard, cursor = %cursor.seq, head = %bounds.head, agreed = %way.base, %goes_on,
         "the ledger was rewound behind the sink: reading back what it has delivered, so that nothing of it is repeated"
@@ -127,8 +116,8 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let reclaimed = reclaim(start, feed, way).await?;
     start.book.rehydrated(sink, start.owner, &way, skips).await?;
     fail::fail_point!("kafka::rehydrate_cursor");
-    let gone = WayBack { base: way.base, seq: way.found, chain: way.chain };
-    let placed = write(start, producer, goes_on, (cursor.topics, Some(gone))).await?;
+    let rehydrated = Rehydrated { base: way.base, seq: way.found, chain: way.chain };
+    let placed = write(start, producer, goes_on, (cursor.topics, Some(rehydrated))).await?;
     metrics::counter!(crate::telemetry::metrics::KAFKA_REHYDRATIONS_TOTAL, "sink" => sink.to_string()).increment(1);
     tracing::warn!(%sink, %shard, cursor = %goes_on, skips, reclaimed, "the sink is rehydrated");
     Ok(placed)

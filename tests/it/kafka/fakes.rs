@@ -166,8 +166,8 @@ impl FakeLedger {
         self.publish();
     }
 
-    /// The ledger of before: it knows of no way back, nor what came of it.
-    pub fn forget_ways(&self) {
+    /// The ledger of before: it knows of no rehydration, nor what came of it.
+    pub fn forget_rehydrations(&self) {
         let mut state = self.state();
         state.ways.clear();
         state.settled.clear();

@@ -353,10 +353,10 @@ async fn a_start_looks_at_the_topics_of_its_cursor_all_at_once_and_at_a_new_one_
     }
 }
 
-/// Found by the simulation: rewound once more, to before it noted the way back, a ledger knows the chain on which the sink
+/// Found by the simulation: rewound once more, to before it noted the rehydration, a ledger knows the chain on which the sink
 /// was put, and neither what it was to skip nor what it was to get.
 #[tokio::test(start_paused = true)]
-async fn the_way_back_that_a_ledger_has_forgotten_is_gone_again_where_the_cursor_is_on_its_chain() {
+async fn a_rehydration_that_the_ledger_has_forgotten_is_gone_through_again_where_the_cursor_is_on_its_chain() {
     let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
     ledger.record_some(40);
     let (stop, task) = kafka.start(&ledger);
@@ -373,14 +373,14 @@ async fn the_way_back_that_a_ledger_has_forgotten_is_gone_again_where_the_cursor
     let (stop, task) = kafka.start(&ledger);
     let is_back = async || {
         let cursor = kafka.inside().cursor.clone().unwrap();
-        Cursor::from_json(&cursor).unwrap().way.is_some()
+        Cursor::from_json(&cursor).unwrap().rehydrated.is_some()
     };
     wait_until("it is put back", LIMIT, is_back).await;
     stop.cancel();
     ended(task).await.unwrap();
     assert_eq!((kafka.cursor_seq(), kafka.inside().sent.len()), (40, 40));
     ledger.rewind(40);
-    ledger.forget_ways();
+    ledger.forget_rehydrations();
     ledger.state().row.cursor = Some(Seq(25));
     ledger.record_again(26..=40);
     kafka.inside().fates.clear();
