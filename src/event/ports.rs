@@ -445,8 +445,30 @@ pub struct Excuses {
     pub gaps: Vec<(Seq, Seq)>,
     /// Its dead letters, those that were redriven since included, in order.
     pub dead_letters: Vec<Seq>,
-    /// What it had delivered before the ledger was rewound and recorded it again, in order.
-    pub skips: Vec<Seq>,
+    /// What it had delivered before the ledger was rewound and recorded it again, in order: under which seq that is now, and
+    /// under which the topics have it (0 where an older program did not note it).
+    pub skips: Vec<(Seq, Seq)>,
+}
+
+impl Excuses {
+    /// Whether the event is in one of the gaps.
+    #[must_use]
+    pub fn is_in_gap(&self, seq: Seq) -> bool {
+        self.gaps.iter().any(|(from, to)| *from <= seq && seq <= *to)
+    }
+
+    /// Whether the event is a dead letter, or was one.
+    #[must_use]
+    pub fn is_dead_letter(&self, seq: Seq) -> bool {
+        self.dead_letters.binary_search(&seq).is_ok()
+    }
+
+    /// The other seq under which the topics have the event.
+    #[must_use]
+    pub fn elsewhere(&self, seq: Seq) -> Option<Seq> {
+        let at = self.skips.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+        Some(self.skips[at].1)
+    }
 }
 
 /// What `verify` asks of the ledger beside the events and the excuses; it writes nothing.

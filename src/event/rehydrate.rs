@@ -74,12 +74,12 @@ pub trait RehydrateBook: Clone + Send + Sync + 'static {
         found: Seq,
         chain: Chain,
     ) -> impl Future<Output = Result<bool, LedgerError>> + Send;
-    /// Keeps what the sink has delivered, at most some thousands at once.
+    /// Keeps what the sink has delivered, each with the seq under which it was, at most some thousands at once.
     fn keep_skips(
         &self,
         sink: &SinkName,
         owner: Ownership,
-        delivered: &[Delivered],
+        delivered: &[(Seq, Delivered)],
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// Which of these the sink has delivered before the ledger lost them.
     fn skips(

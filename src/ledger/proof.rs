@@ -81,14 +81,14 @@ impl Ledger {
             .map_err(failed(doing))?;
             // The key by account and event id, whatever the account dedupes by. One look by the key for each event: without
             // statistics, as after a restore, a join of the two tables would hash each event once for each skip.
-            let skips = sqlx::query_scalar!(
-                r#"SELECT e.seq FROM events e JOIN accounts a USING (account_id)
-                   CROSS JOIN LATERAL (SELECT FROM skips s
+            let skips = sqlx::query!(
+                r#"SELECT e.seq, s.at_seq FROM events e JOIN accounts a USING (account_id)
+                   CROSS JOIN LATERAL (SELECT at_seq FROM skips s
                        WHERE s.sink = $1 AND s.shard = $2 AND s.replay_of = coalesce(e.replay_of, 0)
                            AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
                                || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid
                        LIMIT 1) s
-                   WHERE e.shard = $2 AND e.seq BETWEEN $3 AND $4
+                   WHERE e.shard = $2 AND e.seq BETWEEN $3 AND $4 AND s.at_seq <> e.seq
                        AND EXISTS (SELECT FROM skips WHERE sink = $1 AND shard = $2)
                    ORDER BY e.seq"#,
                 sink.as_str(),
@@ -103,7 +103,7 @@ impl Ledger {
             Ok(Excuses {
                 gaps: gaps.into_iter().map(|gap| (seq_from_db(gap.from_seq), seq_from_db(gap.to_seq))).collect(),
                 dead_letters: letters.into_iter().map(seq_from_db).collect(),
-                skips: skips.into_iter().map(seq_from_db).collect(),
+                skips: skips.into_iter().map(|skip| (seq_from_db(skip.seq), seq_from_db(skip.at_seq))).collect(),
             })
         })
         .await

@@ -244,22 +244,30 @@ impl RehydrateBook for Ledger {
         .await
     }
 
-    async fn keep_skips(&self, sink: &SinkName, owner: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
+    async fn keep_skips(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        delivered: &[(Seq, Delivered)],
+    ) -> Result<(), LedgerError> {
         let doing = "keeping what a sink has delivered";
         let shard = self.known_shard(owner.shard)?;
-        let (keys, replays) = columns(delivered);
+        let (keys, replays) = columns(delivered.iter().map(|(_, one)| one));
+        let seqs: Vec<i64> = delivered.iter().map(|(seq, _)| seq_to_db(*seq)).collect();
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
             self.own(&mut session, owner, doing).await?;
             sqlx::query!(
-                "INSERT INTO skips (sink, shard, key, replay_of)
-                 SELECT DISTINCT $1, $2::smallint, d.key, d.replay_of
-                 FROM unnest($3::uuid[], $4::bigint[]) AS d (key, replay_of)
-                 ON CONFLICT ON CONSTRAINT skips_pkey DO NOTHING",
+                "INSERT INTO skips (sink, shard, key, replay_of, at_seq)
+                 SELECT DISTINCT ON (d.key, d.replay_of) $1, $2::smallint, d.key, d.replay_of, d.at_seq
+                 FROM unnest($3::uuid[], $4::bigint[], $5::bigint[]) AS d (key, replay_of, at_seq)
+                 ORDER BY d.key, d.replay_of, d.at_seq DESC
+                 ON CONFLICT ON CONSTRAINT skips_pkey DO UPDATE SET at_seq = excluded.at_seq",
                 sink.as_str(),
                 shard,
                 &keys,
-                &replays
+                &replays,
+                &seqs
             )
             .execute(&mut *session)
             .await
@@ -272,7 +280,7 @@ impl RehydrateBook for Ledger {
     async fn skips(&self, sink: &SinkName, shard: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
         let doing = "asking what a sink has delivered";
         let shard = self.known_shard(shard)?;
-        let (keys, replays) = columns(of);
+        let (keys, replays) = columns(of.iter());
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let rows = sqlx::query!(
@@ -428,6 +436,6 @@ impl RehydrateBook for Ledger {
 }
 
 /// One array a column.
-fn columns(delivered: &[Delivered]) -> (Vec<Uuid>, Vec<i64>) {
-    delivered.iter().map(|one| (one.key.0, seq_to_db(one.replay_of))).unzip()
+fn columns<'d>(delivered: impl Iterator<Item = &'d Delivered>) -> (Vec<Uuid>, Vec<i64>) {
+    delivered.map(|one| (one.key.0, seq_to_db(one.replay_of))).unzip()
 }

@@ -198,7 +198,28 @@ async fn a_backup_restored_behind_kafka_loses_and_repeats_nothing() {
     assert!(void["from"].as_u64().unwrap() <= void["to"].as_u64().unwrap(), "{status}");
     let rehydrated = status["rehydrations"].as_array().unwrap();
     assert!(rehydrated.iter().any(|row| row["sink"] == "tardy" && row["done_at"].is_string()), "{status}");
+    a_topic_is_lost_too(&pipe, &mut after).await;
     stop(&mut after).await;
+}
+
+/// Kafka loses what a rehydrated sink had delivered: what stood in its own place, and what the sink has skipped since.
+async fn a_topic_is_lost_too(pipe: &Pipe, daemon: &mut Daemon) {
+    stop(daemon).await;
+    for sink in ["crm", "tardy"] {
+        pipe.kafka.delete_topic(&format!("{}.{sink}.deal", pipe.deployment)).await;
+    }
+    daemon.start_again_as(&["--adopt"]);
+    wait_until("both say so", LONG, async || {
+        let status: Value = serde_json::from_str(&verb(daemon, &["status", "--json"]).await).unwrap();
+        let halted = |row: &&Value| row["state"] == "halted";
+        status["sinks"].as_array().unwrap().iter().filter(halted).count() == 2
+    })
+    .await;
+    for sink in ["crm", "tardy"] {
+        verb(daemon, &["reconcile", "--sink", sink]).await;
+    }
+    pipe.judge(daemon).await;
+    verb(daemon, &["verify"]).await;
 }
 
 /// Also while it is in the middle of finding its way back: wherever it is killed, the next start goes on.

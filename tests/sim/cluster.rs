@@ -157,7 +157,7 @@ impl Cluster for Twin {
         tails: &Tails,
         after: Seq,
         upto: Seq,
-        parts: mpsc::Sender<Vec<Delivered>>,
+        parts: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         for (topic, tail) in tails {
             for number in (0..).take(tail.last.len()) {
@@ -168,7 +168,7 @@ impl Cluster for Twin {
                 let wanted = ours.iter().filter(|message| message.seq > after && message.seq <= upto);
                 let found = wanted.filter_map(|message| {
                     let key = DedupeKey(message.traceparent.split('-').nth(1)?.parse().ok()?);
-                    Some(Delivered { key, replay_of: message.replay.unwrap_or(Seq::ZERO) })
+                    Some((message.seq, Delivered { key, replay_of: message.replay.unwrap_or(Seq::ZERO) }))
                 });
                 // Nobody takes them any more where the sink was stopped.
                 drop(parts.send(found.collect()).await);

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 
@@ -147,6 +149,16 @@ impl Kafka {
         let listing: Listing = serde_json::from_slice(&listing).expect("kcat -L -J prints JSON");
         let names = listing.topics.into_iter().map(|topic| topic.topic);
         names.filter(|name| !name.starts_with("__")).collect()
+    }
+
+    /// Deletes a topic and waits until it is gone.
+    pub async fn delete_topic(&self, topic: &str) {
+        let admin = ClientConfig::new().set("bootstrap.servers", self.brokers()).create::<AdminClient<_>>();
+        let deleted = admin.expect("a client").delete_topics(&[topic], &AdminOptions::new()).await;
+        let deleted = deleted.expect("the broker answers");
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        let gone = async || !self.topics().await.iter().any(|known| known == topic);
+        wait_until(format!("{topic} is gone"), STARTS_WITHIN, gone).await;
     }
 
     /// Everything in a topic, partition by partition in offset order, as a `read_committed` consumer sees it.

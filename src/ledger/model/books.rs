@@ -185,14 +185,14 @@ impl SinkBook for Model {
                 letters.map(|(_, seq)| *seq).chain(replays.map(|(replay, ..)| replay.of)).collect();
             letters.sort_unstable();
             letters.dedup();
-            let skips = state
-                .events
-                .iter()
-                .filter(|event| within(&event.seq) && state.skips.contains(&(sink.clone(), Delivered::of(event))));
+            let skips = state.events.iter().filter(|event| within(&event.seq)).filter_map(|event| {
+                let at = state.skips.get(&(sink.clone(), Delivered::of(event)))?;
+                Some((event.seq, *at)).filter(|(seq, at)| seq != at)
+            });
             Ok(Excuses {
                 gaps: gaps.map(|(_, first, last)| (*first, *last)).collect(),
                 dead_letters: letters,
-                skips: skips.map(|event| event.seq).collect(),
+                skips: skips.collect(),
             })
         })
         .await

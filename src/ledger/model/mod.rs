@@ -10,7 +10,7 @@ mod owner;
 mod record;
 mod rehydrate;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -97,7 +97,7 @@ pub struct State {
     /// The ways back of sinks, and whether each is done.
     pub ways: Vec<(SinkName, Rehydration, bool)>,
     /// What sinks have delivered and the ledger has lost.
-    pub skips: BTreeSet<(SinkName, Delivered)>,
+    pub skips: BTreeMap<(SinkName, Delivered), Seq>,
     /// Replays that sinks wished for on their way back, and under which seqs they were recorded.
     pub replays: Vec<(Replay, Recorded, Option<Seq>)>,
     /// The oldest event kept.
@@ -314,7 +314,7 @@ impl State {
             events: Vec::new(),
             voids: Vec::new(),
             ways: Vec::new(),
-            skips: BTreeSet::new(),
+            skips: BTreeMap::new(),
             replays: Vec::new(),
             oldest: Seq(1),
             streams: BTreeMap::new(),

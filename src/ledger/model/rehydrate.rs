@@ -72,8 +72,13 @@ impl RehydrateBook for Model {
         .await
     }
 
-    async fn keep_skips(&self, sink: &SinkName, owner: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
-        let skips: Vec<_> = delivered.iter().map(|one| (sink.clone(), *one)).collect();
+    async fn keep_skips(
+        &self,
+        sink: &SinkName,
+        owner: Ownership,
+        delivered: &[(Seq, Delivered)],
+    ) -> Result<(), LedgerError> {
+        let skips: Vec<_> = delivered.iter().map(|(seq, one)| ((sink.clone(), *one), *seq)).collect();
         self.write("keeping what a sink has delivered", owner, move |state| {
             state.skips.extend(skips);
             Ok(())
@@ -85,7 +90,7 @@ impl RehydrateBook for Model {
         let (sink, of) = (sink.clone(), of.to_vec());
         let of = if planted(Mutant::SkipsForgotten) { Vec::new() } else { of };
         self.call("asking what a sink has delivered", shard, move |state| {
-            Ok(of.into_iter().filter(|one| state.skips.contains(&(sink.clone(), *one))).collect())
+            Ok(of.into_iter().filter(|one| state.skips.contains_key(&(sink.clone(), *one))).collect())
         })
         .await
     }
@@ -93,7 +98,7 @@ impl RehydrateBook for Model {
     async fn has_skips(&self, sink: &SinkName, shard: Shard) -> Result<bool, LedgerError> {
         let sink = sink.clone();
         self.call("asking whether a sink skips anything", shard, move |state| {
-            Ok(state.skips.iter().any(|(name, _)| *name == sink))
+            Ok(state.skips.keys().any(|(name, _)| *name == sink))
         })
         .await
     }

@@ -132,7 +132,7 @@ impl Cluster for KafkaCluster {
         tails: &Tails,
         after: Seq,
         upto: Seq,
-        found: mpsc::Sender<Vec<Delivered>>,
+        found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         let (settings, tails) = (self.settings.clone(), tails.clone());
         thread::call("reading back what was delivered", tail::LIMIT, move || {

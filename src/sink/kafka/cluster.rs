@@ -118,15 +118,15 @@ pub trait Cluster: Send {
     /// looking before a fence whether somebody is; an absent topic is an absent cursor.
     fn last_cursor(&mut self) -> impl Future<Output = Result<CursorFound, KafkaSinkError>> + Send;
 
-    /// Reads back what this shard has delivered to the partitions of `tails` in `after + 1 ..= upto`, and hands it over in
-    /// parts of some thousands. Fails as [`Stop::TailTooShort`](super::verify::Stop) where a partition does not hold all
+    /// Reads back what this shard has delivered to the partitions of `tails` in `after + 1 ..= upto`, and hands it over, each
+    /// with its seq, in parts of some thousands. Fails as [`Stop::TailTooShort`](super::verify::Stop) where a partition does not hold all
     /// of it any more; ends early when nobody takes the parts.
     fn delivered(
         &mut self,
         tails: &Tails,
         after: Seq,
         upto: Seq,
-        found: mpsc::Sender<Vec<Delivered>>,
+        found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> impl Future<Output = Result<(), KafkaSinkError>> + Send;
 
     /// The ends of topics, read back in each partition to the expected last seq, to its beginning, or to a bound.

@@ -34,7 +34,9 @@ const MAX_MESSAGES: usize = 1_000;
 
 /// The state of a reconciliation.
 struct Work {
+    /// Of the events from `from` on.
     held: BTreeMap<Arc<str>, TopicHeld>,
+    from: Seq,
     /// What each partition was given last, in the order of the ledger; then what the cursor says.
     tails: Tails,
     /// The same of what is met on the way, for `standpipe-prev`.
@@ -80,6 +82,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     let mut work = Work {
         tails: tails(&written, &held, from, base)?,
         held,
+        from,
         before: BTreeMap::new(),
         infos: BTreeMap::new(),
         messages: Vec::new(),
@@ -105,7 +108,7 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
             if let Some(enricher) = start.enricher.filter(|_| work.lacks(&message)) {
                 message = complete(start.rules, enricher, message).await;
             }
-            work.take(message, info, start.now, excused(&excuses, event.seq))?;
+            work.take(message, info, start.now, &excuses)?;
             if work.messages.len() >= MAX_MESSAGES || work.bytes >= MAX_BYTES {
                 work.commit(&mut producer, kept.to_json()).await?;
             }
@@ -251,13 +254,6 @@ async fn chain<B: SinkBook>(start: &Start<'_, B>, seq: Seq) -> Result<Chain, Kaf
     }
 }
 
-fn excused(excuses: &Excuses, seq: Seq) -> bool {
-    let listed = |seqs: &[Seq]| seqs.binary_search(&seq).is_ok();
-    excuses.gaps.iter().any(|(from, to)| *from <= seq && seq <= *to)
-        || listed(&excuses.dead_letters)
-        || listed(&excuses.skips)
-}
-
 impl Work {
     /// What is known of a topic; makes one that is gone.
     async fn info<C: Cluster>(
@@ -288,7 +284,7 @@ impl Work {
         mut message: Outgoing,
         info: TopicInfo,
         now: OffsetDateTime,
-        is_excused: bool,
+        excuses: &Excuses,
     ) -> Result<(), KafkaSinkError> {
         let event = message.event();
         let (seq, is_control) = (event.seq, event.is_control());
@@ -299,12 +295,17 @@ impl Work {
         let held = self.held.get(&message.topic);
         let partition = held.and_then(|topic| topic.partitions.as_ref()?.get(number)).copied().unwrap_or_default();
         let is_there = held.is_some_and(|topic| topic.seqs.contains(seq));
-        if is_excused && !is_there {
+        let is_compacted = held.is_some_and(|topic| topic.config.is_compacted());
+        let is_cut = |seq| partition.low > 0 && (partition.first == Seq::ZERO || seq < partition.first);
+        // What the sink had delivered under a seq that the ledger then lost need only be there under that one.
+        let is_elsewhere = excuses.elsewhere(seq).is_some_and(|at| {
+            at < self.from || is_compacted || is_cut(at) || self.held.values().any(|topic| topic.seqs.contains(at))
+        });
+        if !is_there && (is_elsewhere || excuses.is_in_gap(seq) || excuses.is_dead_letter(seq)) {
             return Ok(());
         }
-        let is_cut = partition.low > 0 && (partition.first == Seq::ZERO || seq < partition.first);
-        let may_be_gone =
-            held.is_some_and(|topic| topic.config.is_compacted() || (is_cut && !topic.config.still_keeps(age)));
+        let is_expired = held.is_some_and(|topic| is_cut(seq) && !topic.config.still_keeps(age));
+        let may_be_gone = is_compacted || is_expired;
         if !is_there && may_be_gone {
             self.expired += 1;
         }

@@ -130,7 +130,7 @@ async fn keep_delivered<C: Cluster, B: SinkBook + RehydrateBook>(
     tails: &Tails,
     way: &Rehydration,
 ) -> Result<u64, KafkaSinkError> {
-    let (parts, mut found) = mpsc::channel::<Vec<Delivered>>(PARTS);
+    let (parts, mut found) = mpsc::channel::<Vec<(Seq, Delivered)>>(PARTS);
     let keep = async move {
         let mut count = 0;
         while let Some(part) = found.recv().await {

@@ -36,7 +36,7 @@ const PART: usize = 5_000;
 pub(super) struct Found {
     /// `standpipe-seq` and `standpipe-prev`, in order.
     links: Vec<(Seq, Seq)>,
-    delivered: Vec<Delivered>,
+    delivered: Vec<(Seq, Delivered)>,
 }
 
 /// Reads partitions whose last message lies after `after`; blocks.
@@ -45,7 +45,7 @@ pub(super) fn delivered(
     tails: &Tails,
     after: Seq,
     upto: Seq,
-    found: &mpsc::Sender<Vec<Delivered>>,
+    found: &mpsc::Sender<Vec<(Seq, Delivered)>>,
 ) -> Result<(), KafkaSinkError> {
     let views = Views::new(settings)?;
     for (topic, tail) in tails {
@@ -133,7 +133,7 @@ impl Wanted<'_> {
         if header(message, "standpipe-repair").is_none() {
             found.links.push((seq, prev));
         }
-        found.delivered.push(Delivered { key, replay_of });
+        found.delivered.push((seq, Delivered { key, replay_of }));
         Ok(())
     }
 }

@@ -62,7 +62,7 @@ async fn what_core_says_stands_in_the_events_and_where_a_key_hangs_on_it_verify_
     assert_eq!(found(&proof), [0, 0, 0, 1, 0], "{proof}");
 
     // Where something is lost nobody can say where it should be.
-    pipe.delete_topic(&pipe.topic).await;
+    pipe.kafka.delete_topic(&pipe.topic).await;
     pipe.daemon.start_again();
     pipe.wait_state("halted").await;
     pipe.verb(&["reconcile", "--sink", "crm"]).await;

@@ -85,7 +85,7 @@ impl Cluster for Doubtful {
         tails: &Tails,
         after: Seq,
         upto: Seq,
-        found: mpsc::Sender<Vec<Delivered>>,
+        found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         self.inner.delivered(tails, after, upto, found).await
     }

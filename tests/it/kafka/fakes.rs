@@ -263,8 +263,8 @@ impl RehydrateBook for FakeLedger {
         Ok(way.is_some_and(|way| state.settled.contains(&way.goes_on)))
     }
 
-    async fn keep_skips(&self, _: &SinkName, _: Ownership, delivered: &[Delivered]) -> Result<(), LedgerError> {
-        self.state().skips.extend(delivered);
+    async fn keep_skips(&self, _: &SinkName, _: Ownership, of: &[(Seq, Delivered)]) -> Result<(), LedgerError> {
+        self.state().skips.extend(of.iter().map(|(_, delivered)| delivered));
         Ok(())
     }
 

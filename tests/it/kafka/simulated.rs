@@ -151,12 +151,12 @@ impl Cluster for Simulated {
         _: &Tails,
         after: Seq,
         upto: Seq,
-        found: mpsc::Sender<Vec<Delivered>>,
+        found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         let sent = self.inside().sent.clone();
         let sent = sent.into_iter().filter(|(seq, _)| *seq > after && *seq <= upto);
         // Nobody takes it any more where the sink was stopped.
-        found.send(sent.map(|(_, delivered)| delivered).collect()).await.ok();
+        found.send(sent.collect()).await.ok();
         Ok(())
     }
 

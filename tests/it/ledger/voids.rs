@@ -107,10 +107,15 @@ async fn what_a_sink_delivered_is_kept_for_it_alone_and_what_it_did_not_is_wishe
     let world = world().await;
     let owner = world.held.ownership();
     let delivered = |id: &str, of| Delivered { key: DedupeKey::by_id("acme", id), replay_of: Seq(of) };
-    let kept = [delivered("11", 0), delivered("12", 0), delivered("3", 3)];
+    // 11 and 12 were recorded again under 26 and 27; 5 stands in its own place.
+    let kept = [(11, "11", 0), (4, "12", 0), (12, "12", 0), (13, "3", 3), (5, "5", 0)];
+    let kept = kept.map(|(seq, id, of)| (Seq(seq), delivered(id, of)));
     for _ in 0..2 {
         world.ledger.keep_skips(&sink("crm"), owner, &kept).await.unwrap();
     }
+    let excuses = world.ledger.excuses(&sink("crm"), SHARD, Seq(1), Seq(30)).await.unwrap();
+    assert_eq!(excuses.skips, [(Seq(26), Seq(11)), (Seq(27), Seq(12))]);
+    assert_eq!([5, 26, 28].map(|seq| excuses.elsewhere(Seq(seq))), [None, Some(Seq(11)), None]);
     let asked = [delivered("11", 0), delivered("3", 0), delivered("3", 3), delivered("99", 0)];
     let skips = world.ledger.skips(&sink("crm"), SHARD, &asked).await.unwrap();
     assert_eq!(skips, [delivered("11", 0), delivered("3", 3)].into_iter().collect());

@@ -74,7 +74,7 @@ async fn every_planted_defect_is_found_and_nothing_else() {
     pipe.stop().await;
 
     // Without its topic, and with an empty one of its name.
-    pipe.delete_topic(&pipe.topic).await;
+    pipe.kafka.delete_topic(&pipe.topic).await;
     assert_eq!(found(&pipe.verify(&[]).await), [300, 0, 0, 0, 0]);
     pipe.create_topic(&[]).await;
     let proof = pipe.verify(&[]).await;

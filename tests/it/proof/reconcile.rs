@@ -41,7 +41,7 @@ fn repair(message: &Message) -> Option<u64> {
 async fn a_topic_that_is_gone_is_made_anew_with_all_that_the_ledger_keeps() {
     let mut pipe = Pipe::start("gone", 300, "").await;
     pipe.stop().await;
-    pipe.delete_topic(&pipe.topic).await;
+    pipe.kafka.delete_topic(&pipe.topic).await;
     pipe.daemon.start_again();
     let error = pipe.wait_state("halted").await;
     assert!(error.contains("is gone") && error.contains("standpipe reconcile"), "{error}");
@@ -114,7 +114,7 @@ async fn a_cursor_that_was_set_back_or_lost_repeats_nothing() {
     pipe.assert_whole(250, 0).await;
 
     pipe.stop().await;
-    pipe.delete_topic(topic).await;
+    pipe.kafka.delete_topic(topic).await;
     pipe.daemon.start_again();
     let error = pipe.wait_state("halted").await;
     assert!(error.contains("there is no cursor") && error.contains("standpipe reconcile"), "{error}");
@@ -144,7 +144,7 @@ async fn what_somebody_removed_from_the_beginning_of_a_partition_comes_again_whi
 async fn a_kill_before_the_cursor_moves_leaves_the_order_and_repeats_nothing() {
     let mut pipe = Pipe::start("killed", 300, "").await;
     pipe.stop().await;
-    pipe.delete_topic(&pipe.topic).await;
+    pipe.kafka.delete_topic(&pipe.topic).await;
     let kill = |point: &str| vec![("FAILPOINTS_KILL".to_owned(), format!("{point}=1"))];
     pipe.daemon.start_again_with(kill("kafka::reconcile_part"));
     pipe.wait_state("halted").await;
@@ -164,7 +164,7 @@ async fn a_kill_before_the_cursor_moves_leaves_the_order_and_repeats_nothing() {
 async fn other_rules_than_those_it_delivered_by_are_refused() {
     let mut pipe = Pipe::start("otherrules", 60, "").await;
     pipe.stop().await;
-    pipe.delete_topic(&pipe.topic).await;
+    pipe.kafka.delete_topic(&pipe.topic).await;
     let path = pipe.daemon.config();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("[sinks.crm]", "[sinks.crm]\nfilter = \"resource == 'deal'\"")).unwrap();

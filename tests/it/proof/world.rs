@@ -138,13 +138,6 @@ impl Pipe {
         producer.flush(LONG).expect("the broker takes them");
     }
 
-    pub async fn delete_topic(&self, topic: &str) {
-        let deleted = self.admin().delete_topics(&[topic], &AdminOptions::new()).await.expect("the broker answers");
-        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-        let gone = async || !self.kafka.topics().await.iter().any(|known| known == topic);
-        wait_until(format!("{topic} is gone"), LONG, gone).await;
-    }
-
     pub async fn create_topic(&self, config: &[(&str, &str)]) {
         let mut topic = NewTopic::new(&self.topic, 3, TopicReplication::Fixed(1));
         for (key, value) in config {
@@ -158,7 +151,7 @@ impl Pipe {
 
     /// The topic anew, with only these messages, as a mirror or a restored backup may hold it.
     pub async fn mirror(&self, messages: &[Message], config: &[(&str, &str)]) {
-        self.delete_topic(&self.topic).await;
+        self.kafka.delete_topic(&self.topic).await;
         self.create_topic(config).await;
         self.produce(messages);
         let there = async || self.messages().await.len() == messages.len();

@@ -104,13 +104,18 @@ async fn by_rules<B: ProofBook>(
 
 fn absent_event<B>(question: &Question<'_, B>, judge: &mut Judge, excuses: &Excuses, event: &Recorded) {
     let seq = event.seq;
-    let is_skip = excuses.skips.binary_search(&seq).is_ok();
-    if is_skip || excuses.gaps.iter().any(|(from, to)| *from <= seq && seq <= *to) {
+    if excuses.is_in_gap(seq) {
         judge.proof.skipped += 1;
         return;
     }
-    if excuses.dead_letters.binary_search(&seq).is_ok() {
+    if excuses.is_dead_letter(seq) {
         judge.proof.dead_letters += 1;
+        return;
+    }
+    let elsewhere = excuses.elsewhere(seq);
+    let is_judged = |at: &Seq| *at >= judge.expected.from;
+    if elsewhere.is_some_and(|at| !is_judged(&at) || judge.topics.values().any(|topic| topic.seen.contains(at))) {
+        judge.proof.skipped += 1;
         return;
     }
     let Way::To(name, key, _) = way(question.rules, &question.settings, event) else { return };
@@ -120,6 +125,10 @@ fn absent_event<B>(question: &Question<'_, B>, judge: &mut Judge, excuses: &Excu
         return;
     };
     let partition = partition_of(key.as_bytes(), i32::try_from(partitions.len()).unwrap_or(i32::MAX));
+    if elsewhere.is_some_and(|at| topic.may_have_expired(partition, at)) {
+        judge.proof.skipped += 1;
+        return;
+    }
     if topic.may_have_expired(partition, seq) {
         let age = question.clock.now() - event.recorded_at;
         if topic.config.still_keeps(age.try_into().unwrap_or_default()) {
@@ -130,7 +139,11 @@ fn absent_event<B>(question: &Question<'_, B>, judge: &mut Judge, excuses: &Excu
         }
         return;
     }
-    judge.proof.found(missing(&name, Some(partition), seq, "the cursor has passed it, and no message is there"));
+    let why = match elsewhere {
+        Some(at) => format!("it was delivered as {at} before the ledger was rewound, and that message is not there"),
+        None => "the cursor has passed it, and no message is there".to_owned(),
+    };
+    judge.proof.found(missing(&name, Some(partition), seq, why));
 }
 
 /// A message that differs in something, or a stub: compared with the event itself.
