@@ -205,8 +205,10 @@ async fn a_backup_restored_behind_kafka_loses_and_repeats_nothing() {
 /// Kafka loses what a rehydrated sink had delivered: what stood in its own place, and what the sink has skipped since.
 async fn a_topic_is_lost_too(pipe: &Pipe, daemon: &mut Daemon) {
     stop(daemon).await;
+    let deals = |sink: &str| format!("{}.{sink}.deal", pipe.deployment);
+    let count = pipe.kafka.read_committed(&deals("crm")).await.len();
     for sink in ["crm", "tardy"] {
-        pipe.kafka.delete_topic(&format!("{}.{sink}.deal", pipe.deployment)).await;
+        pipe.kafka.delete_topic(&deals(sink)).await;
     }
     daemon.start_again_as(&["--adopt"]);
     wait_until("both say so", LONG, async || {
@@ -215,6 +217,9 @@ async fn a_topic_is_lost_too(pipe: &Pipe, daemon: &mut Daemon) {
         status["sinks"].as_array().unwrap().iter().filter(halted).count() == 2
     })
     .await;
+    let output = daemon.run_verb(&["verify", "--sink", "crm", "--json"]).await;
+    let proof: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(proof["sinks"][0]["missing"], count, "{}", proof["sinks"][0]["notes"]);
     for sink in ["crm", "tardy"] {
         verb(daemon, &["reconcile", "--sink", sink]).await;
     }
