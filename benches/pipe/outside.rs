@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use memchr::memmem;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -123,10 +124,10 @@ async fn receive(mut stream: TcpStream, tally: &Tally) -> Option<()> {
 
 /// Where the body of a whole request begins and ends.
 fn whole(request: &[u8]) -> Option<(usize, usize)> {
-    let head = request.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&request[..head]).ok()?;
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    let (_, length) = lines.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?;
-    let end = head + length.trim().parse::<usize>().ok()?;
+    let head = memmem::find(request, b"\r\n\r\n")? + 4;
+    // As both pipes write it.
+    let length = &request[memmem::find(&request[..head], b"\r\ncontent-length: ")? + 18..head];
+    let length = std::str::from_utf8(&length[..memchr::memchr(b'\r', length)?]).ok()?;
+    let end = head + length.parse::<usize>().ok()?;
     (request.len() >= end).then_some((head, end))
 }

@@ -99,7 +99,8 @@ impl Connections {
                 },
             }
         }
-        let mut connection = self.open(origin).await?;
+        // On the heap, as it is seldom and by far the largest part: an attempt is moved several times.
+        let mut connection = Box::pin(self.open(origin)).await?;
         match connection.send(request).await {
             Ok(answer) => Ok((connection, answer)),
             Err(refused) => Err(Unanswered::Broken(refused.into_error().into())),

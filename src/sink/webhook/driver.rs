@@ -507,7 +507,8 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             fail::fail_point!("webhook::after_send");
             Ended::Sent(Finished { seq, recorded_at, began, answer, probe })
         };
-        self.attempts.spawn(attempt.instrument(span));
+        // On the heap: a task moves its future when it begins, and again as much memory for what came of it.
+        self.attempts.spawn(Box::pin(attempt.instrument(span)));
     }
 
     /// When something may begin that cannot now, if nothing else happens before.

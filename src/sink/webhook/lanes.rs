@@ -1,6 +1,6 @@
 //! Who waits for whom: the deliveries of one record stand in a lane, and only the first of a lane is attempted (INV-12).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::event::Seq;
@@ -26,7 +26,14 @@ pub enum Entry {
 #[derive(Debug, Default)]
 pub struct Lanes {
     hasher: RandomState,
-    lanes: HashMap<LaneKey, VecDeque<Seq>>,
+    lanes: HashMap<LaneKey, Lane>,
+}
+
+/// Nearly every lane holds one delivery: that one takes no memory of its own.
+#[derive(Debug)]
+struct Lane {
+    first: Seq,
+    behind: VecDeque<Seq>,
 }
 
 impl Lanes {
@@ -38,34 +45,34 @@ impl Lanes {
 
     /// Puts a delivery at the end of its lane.
     pub fn enter(&mut self, key: LaneKey, seq: Seq) -> Entry {
-        let lane = self.lanes.entry(key).or_default();
-        match (lane.front().copied(), lane.back()) {
-            (_, Some(last)) if *last > seq => Entry::Repeated,
-            (Some(first), _) => {
-                lane.push_back(seq);
-                if planted(Mutant::LaneOvertaken) { Entry::First } else { Entry::Behind(first) }
+        let lane = match self.lanes.entry(key) {
+            hash_map::Entry::Occupied(lane) => lane.into_mut(),
+            hash_map::Entry::Vacant(place) => {
+                place.insert(Lane { first: seq, behind: VecDeque::new() });
+                return Entry::First;
             }
-            (None, _) => {
-                lane.push_back(seq);
-                Entry::First
-            }
+        };
+        if *lane.behind.back().unwrap_or(&lane.first) > seq {
+            return Entry::Repeated;
         }
+        lane.behind.push_back(seq);
+        if planted(Mutant::LaneOvertaken) { Entry::First } else { Entry::Behind(lane.first) }
     }
 
     /// Takes the first of a lane out, whatever became of it; gives the next, which is now first.
     pub fn leave(&mut self, key: LaneKey, seq: Seq) -> Option<Seq> {
-        let lane = self.lanes.get_mut(&key)?;
-        debug_assert_eq!(lane.front(), Some(&seq), "only the first of a lane is attempted");
-        lane.retain(|other| *other != seq);
-        let next = lane.front().copied();
-        if next.is_none() {
-            self.lanes.remove(&key);
-        }
-        next
+        let hash_map::Entry::Occupied(mut lane) = self.lanes.entry(key) else { return None };
+        debug_assert_eq!(lane.get().first, seq, "only the first of a lane is attempted");
+        let Some(next) = lane.get_mut().behind.pop_front() else {
+            lane.remove();
+            return None;
+        };
+        lane.get_mut().first = next;
+        Some(next)
     }
 
     /// Those that wait behind the first, in order.
     pub fn behind(&self, key: LaneKey) -> impl Iterator<Item = Seq> {
-        self.lanes.get(&key).into_iter().flat_map(|lane| lane.iter().skip(1).copied())
+        self.lanes.get(&key).into_iter().flat_map(|lane| lane.behind.iter().copied())
     }
 }

@@ -204,7 +204,7 @@ impl Sender {
             Way::Kept(connections) => {
                 connections.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await
             }
-            Way::Given(transport) => given(transport, request.of_a_client(endpoint), deadline).await,
+            Way::Given(transport) => Box::pin(given(transport, request.of_a_client(endpoint), deadline)).await,
         };
         let Reply { status, headers, mut body } = match reply {
             Ok(reply) => reply,

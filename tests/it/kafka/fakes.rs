@@ -435,7 +435,7 @@ impl Feed for FakeFeed {
 }
 
 /// Everything goes to one topic under its record; what a test wants otherwise stands in the body.
-pub struct FakeRoute(Arc<str>);
+pub struct FakeRoute(pub Arc<str>);
 
 impl Route for FakeRoute {
     fn decide(&self, event: &Recorded) -> Result<Decision, RouteError> {

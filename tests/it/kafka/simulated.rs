@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use standpipe::event::ports::{Delivered, LedgerError};
+use standpipe::event::ports::{Decision, Delivered, LedgerError, Route, RouteError};
+use standpipe::event::{Found, LookUp, LookUpError, LookUps, LookingUp, OnMiss, RecordKey, Recorded, Wanted};
+use standpipe::sink::enrich::Enricher;
 use standpipe::sink::kafka::{
     Cluster, Committed, Cursor, CursorFound, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicHeld, TopicInfo,
     TopicKind, Transaction, Transactions, run_on,
@@ -337,6 +339,63 @@ async fn a_stop_while_the_copy_is_under_way_waits_for_that_alone_and_leaves_the_
     ended(task).await.unwrap();
     assert!(told.elapsed() <= 2 * writing_takes, "{:?}", told.elapsed());
     assert_eq!(ledger.state().row.cursor, Some(Seq(20)));
+}
+
+/// The rules want to know a record, and nobody can say anything of it now.
+#[derive(Debug)]
+struct NotNow;
+
+impl Route for NotNow {
+    fn decide(&self, event: &Recorded) -> Result<Decision, RouteError> {
+        if !event.record_id.starts_with("asks") {
+            return fakes::FakeRoute("deals".into()).decide(event);
+        }
+        let key = RecordKey { account: "acme".into(), collection: "contacts".into(), id: "1".into() };
+        let (name, max_age) = ("contact".into(), Duration::from_mins(10));
+        let wanted = Wanted { name, keys: vec![key], is_list: false, max_age, on_miss: OnMiss::Wait };
+        Ok(Decision::LookUp(Box::new(LookUps { wanted: vec![wanted], address: None })))
+    }
+
+    fn looks_up(&self) -> bool {
+        true
+    }
+}
+
+impl LookUp for NotNow {
+    fn at_hand(&self, _: &RecordKey, _: Duration) -> Option<Found> {
+        None
+    }
+
+    fn look_up<'l>(&'l self, _: &'l RecordKey, _: Duration, _: Duration) -> LookingUp<'l> {
+        let again_after = Duration::from_secs(2);
+        Box::pin(async move { Err(LookUpError::NotNow { why: "503".to_owned(), again_after }) })
+    }
+}
+
+/// Who writes to the sink's row while the copy of its cursor is under way lets that end: nobody polls it meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_sink_whose_events_wait_says_so_while_the_copy_of_its_cursor_is_under_way() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    let mut sink = sink(&ledger, "simulated", config("nowhere", "deals"));
+    let lookups: Arc<dyn LookUp> = Arc::new(NotNow);
+    sink.enricher = Enricher::of(&NotNow, &lookups, &sink.name, sink.owner.shard, &sink.clock);
+    sink.route = Arc::new(NotNow);
+    let (stop, settings) = (sink.stop.clone(), Arc::new(sink.settings()));
+    let task = tokio::spawn(run_on(sink, settings, kafka.clone()));
+    wait_until("it runs", LIMIT, async || ledger.reported().0 == SinkState::Running).await;
+    // Longer than a second, so that the look of every second comes while the copy holds the row.
+    let writing_takes = Duration::from_millis(1_500);
+    ledger.state().writing_takes = writing_takes;
+    ledger.record_some(10);
+    wait_until("the copy is under way", LIMIT, async || ledger.is_writing()).await;
+    let recorded = Instant::now();
+    ledger.record([("asks".into(), "{}".into())]);
+    wait_until("it says that it waits", LIMIT, async || ledger.reported().0 == SinkState::Retrying).await;
+    let told = recorded.elapsed();
+    assert!(told <= 2 * writing_takes + Duration::from_secs(2), "{told:?}");
+    assert_eq!((ledger.reported().1.as_str(), kafka.cursor_seq()), ("enrich.contact waits: 503", 10));
+    stop.cancel();
+    ended(task).await.unwrap();
 }
 
 /// Where it has delivered before is known from its cursor; one by one they made a hand-over longer.
