@@ -59,7 +59,8 @@ pub trait RehydrateBook: Clone + Send + Sync + 'static {
         base: Seq,
     ) -> impl Future<Output = Result<Rehydration, LedgerError>> + Send;
     /// The seq before the void that ends at `at`, where there is one and the sink has not found its way past it: with its
-    /// cursor there a sink either has crossed the void or has delivered what was lost in it.
+    /// cursor there a sink either has crossed the void or has delivered what was lost in it. Voids that adjoin, because one
+    /// sink had come further than another, are one.
     fn unsettled(
         &self,
         sink: &SinkName,

@@ -200,14 +200,18 @@ impl RehydrateBook for Ledger {
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let before = sqlx::query_scalar!(
-                "SELECT after_seq FROM voids v WHERE shard = $2 AND to_seq = $3 AND NOT EXISTS (
-                     SELECT FROM rehydrations r
-                     WHERE r.sink = $1 AND r.shard = v.shard AND r.goes_on = v.to_seq AND r.done_at IS NOT NULL)",
+                "WITH RECURSIVE adjoining (after_seq) AS (
+                     SELECT after_seq FROM voids v WHERE shard = $2 AND to_seq = $3 AND NOT EXISTS (
+                         SELECT FROM rehydrations r
+                         WHERE r.sink = $1 AND r.shard = v.shard AND r.goes_on = v.to_seq AND r.done_at IS NOT NULL)
+                     UNION ALL
+                     SELECT v.after_seq FROM adjoining a JOIN voids v ON v.shard = $2 AND v.to_seq = a.after_seq)
+                 SELECT min(after_seq) FROM adjoining",
                 sink.as_str(),
                 shard,
                 seq_to_db(at)
             )
-            .fetch_optional(&mut *session)
+            .fetch_one(&mut *session)
             .await
             .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;

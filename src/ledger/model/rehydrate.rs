@@ -51,8 +51,8 @@ impl RehydrateBook for Model {
         let sink = sink.clone();
         self.call("asking whether a sink has passed a void", shard, move |state| {
             let settled = state.ways.iter().any(|(name, way, done)| *name == sink && way.goes_on == at && *done);
-            let void = state.voids.iter().find(|(_, void)| void.to == at && !settled);
-            Ok(void.map(|(before, _)| *before))
+            let before = |at| state.voids.iter().find(|(_, void)| void.to == at).map(|(before, _)| *before);
+            Ok(std::iter::successors(before(at).filter(|_| !settled), |at| before(*at)).last())
         })
         .await
     }

@@ -254,7 +254,8 @@ impl RehydrateBook for FakeLedger {
     async fn unsettled(&self, _: &SinkName, _: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
         let state = self.state();
         let settled = state.settled.contains(&at);
-        Ok(state.voids.iter().find(|(_, void)| void.to == at && !settled).map(|(before, _)| *before))
+        let before = |at| state.voids.iter().find(|(_, void)| void.to == at).map(|(before, _)| *before);
+        Ok(std::iter::successors(before(at).filter(|_| !settled), |at| before(*at)).last())
     }
 
     async fn is_rehydrated(&self, _: &SinkName, _: Shard, found: Seq, chain: Chain) -> Result<bool, LedgerError> {
