@@ -82,7 +82,8 @@ pub trait RehydrateBook: Clone + Send + Sync + 'static {
         owner: Ownership,
         delivered: &[(Seq, Delivered)],
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
-    /// Which of these the sink has delivered before the ledger lost them.
+    /// Which of these the sink has delivered before the ledger lost them. Of what comes as a first recording any message
+    /// tells, a replay too: where seqs had been used, the sink got the event as a replay alone.
     fn skips(
         &self,
         sink: &SinkName,

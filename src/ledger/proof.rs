@@ -84,10 +84,10 @@ impl Ledger {
             let skips = sqlx::query!(
                 r#"SELECT e.seq, s.at_seq FROM events e JOIN accounts a USING (account_id)
                    CROSS JOIN LATERAL (SELECT at_seq FROM skips s
-                       WHERE s.sink = $1 AND s.shard = $2 AND s.replay_of = coalesce(e.replay_of, 0)
+                       WHERE s.sink = $1 AND s.shard = $2 AND coalesce(e.replay_of, 0) IN (s.replay_of, 0)
                            AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
                                || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid
-                       LIMIT 1) s
+                       ORDER BY s.replay_of LIMIT 1) s
                    WHERE e.shard = $2 AND e.seq BETWEEN $3 AND $4 AND s.at_seq <> e.seq
                        AND EXISTS (SELECT FROM skips WHERE sink = $1 AND shard = $2)
                    ORDER BY e.seq"#,

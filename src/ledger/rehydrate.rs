@@ -288,9 +288,10 @@ impl RehydrateBook for Ledger {
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let rows = sqlx::query!(
-                "SELECT s.key, s.replay_of FROM unnest($3::uuid[], $4::bigint[]) AS d (key, replay_of)
-                 CROSS JOIN LATERAL (SELECT key, replay_of FROM skips
-                     WHERE sink = $1 AND shard = $2 AND key = d.key AND replay_of = d.replay_of LIMIT 1) s",
+                r#"SELECT d.key AS "key!", d.replay_of AS "replay_of!"
+                 FROM unnest($3::uuid[], $4::bigint[]) AS d (key, replay_of)
+                 CROSS JOIN LATERAL (SELECT FROM skips
+                     WHERE sink = $1 AND shard = $2 AND key = d.key AND d.replay_of IN (replay_of, 0) LIMIT 1) s"#,
                 sink.as_str(),
                 shard,
                 &keys,

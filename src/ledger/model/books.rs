@@ -186,8 +186,8 @@ impl SinkBook for Model {
             letters.sort_unstable();
             letters.dedup();
             let skips = state.events.iter().filter(|event| within(&event.seq)).filter_map(|event| {
-                let at = state.skips.get(&(sink.clone(), Delivered::of(event)))?;
-                Some((event.seq, *at)).filter(|(seq, at)| seq != at)
+                let at = state.skip_of(&sink, Delivered::of(event))?;
+                Some((event.seq, at)).filter(|(seq, at)| seq != at)
             });
             Ok(Excuses {
                 gaps: gaps.map(|(_, first, last)| (*first, *last)).collect(),

@@ -7,6 +7,15 @@ use crate::event::ports::{ChainAt, Delivered, LedgerError, Ownership, RehydrateB
 use crate::event::{Chain, Replay, Seq, Shard, SinkName, Void};
 use crate::mutant::{Mutant, planted};
 
+impl State {
+    /// Under which seq a sink had delivered it; of a first recording any message tells.
+    pub(super) fn skip_of(&self, sink: &SinkName, one: Delivered) -> Option<Seq> {
+        let last = if one.replay_of == Seq::ZERO { Seq(u64::MAX) } else { one.replay_of };
+        let last = Delivered { replay_of: last, ..one };
+        self.skips.range((sink.clone(), one)..=(sink.clone(), last)).next().map(|(_, at)| *at)
+    }
+}
+
 impl RehydrateBook for Model {
     async fn rewound(
         &self,
@@ -90,7 +99,7 @@ impl RehydrateBook for Model {
         let (sink, of) = (sink.clone(), of.to_vec());
         let of = if planted(Mutant::SkipsForgotten) { Vec::new() } else { of };
         self.call("asking what a sink has delivered", shard, move |state| {
-            Ok(of.into_iter().filter(|one| state.skips.contains_key(&(sink.clone(), *one))).collect())
+            Ok(of.into_iter().filter(|one| state.skip_of(&sink, *one).is_some()).collect())
         })
         .await
     }

@@ -114,11 +114,14 @@ async fn what_a_sink_delivered_is_kept_for_it_alone_and_what_it_did_not_is_wishe
         world.ledger.keep_skips(&sink("crm"), owner, &kept).await.unwrap();
     }
     let excuses = world.ledger.excuses(&sink("crm"), SHARD, Seq(1), Seq(30)).await.unwrap();
-    assert_eq!(excuses.skips, [(Seq(26), Seq(11)), (Seq(27), Seq(12))]);
+    assert_eq!(excuses.skips, [(Seq(3), Seq(13)), (Seq(26), Seq(11)), (Seq(27), Seq(12))]);
     assert_eq!([5, 26, 28].map(|seq| excuses.elsewhere(Seq(seq))), [None, Some(Seq(11)), None]);
     let asked = [delivered("11", 0), delivered("3", 0), delivered("3", 3), delivered("99", 0)];
     let skips = world.ledger.skips(&sink("crm"), SHARD, &asked).await.unwrap();
-    assert_eq!(skips, [delivered("11", 0), delivered("3", 3)].into_iter().collect());
+    // What was delivered as a replay alone has been delivered, when it comes as a first recording; and not the other way.
+    assert_eq!(skips, [delivered("11", 0), delivered("3", 0), delivered("3", 3)].into_iter().collect());
+    let replay = world.ledger.skips(&sink("crm"), SHARD, &[delivered("11", 11)]).await.unwrap();
+    assert!(replay.is_empty(), "{replay:?}");
     assert!(world.ledger.has_skips(&sink("crm"), SHARD).await.unwrap());
     assert!(!world.ledger.has_skips(&sink("slow"), SHARD).await.unwrap());
 
