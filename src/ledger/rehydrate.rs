@@ -339,10 +339,9 @@ impl RehydrateBook for Ledger {
                     r#"DELETE FROM skips WHERE ctid = ANY (ARRAY(
                            SELECT s.ctid FROM events e JOIN accounts a USING (account_id)
                            CROSS JOIN LATERAL (SELECT ctid FROM skips s
-                               WHERE s.sink = $1 AND s.shard = $2 AND s.replay_of = coalesce(e.replay_of, 0)
+                               WHERE s.sink = $1 AND s.shard = $2 AND coalesce(e.replay_of, 0) IN (s.replay_of, 0)
                                    AND s.key = encode(substring(sha256(convert_to(a.name, 'UTF8') || '\x00'::bytea
-                                       || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid
-                               LIMIT 1) s
+                                       || convert_to(e.event_id, 'UTF8')) FOR 16), 'hex')::uuid) s
                            WHERE e.shard = $2 AND e.seq > $3 AND e.seq <= $4))"#,
                     sink.as_str(),
                     shard,

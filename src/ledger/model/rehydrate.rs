@@ -117,7 +117,9 @@ impl RehydrateBook for Model {
         self.write("forgetting what a sink skips", owner, move |state| {
             let State { events, skips, .. } = state;
             for event in events.iter().filter(|event| event.seq > after && event.seq <= upto) {
-                skips.remove(&(sink.clone(), Delivered::of(event)));
+                let of = Delivered::of(event);
+                let is_it = |one: &Delivered| one.key == of.key && [one.replay_of, Seq::ZERO].contains(&of.replay_of);
+                skips.retain(|(name, one), _| *name != sink || !is_it(one));
             }
             Ok(())
         })

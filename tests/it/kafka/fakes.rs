@@ -222,6 +222,11 @@ impl State {
     }
 }
 
+/// Of a first recording a replay tells too.
+fn tells_of(skip: &Delivered, one: &Delivered) -> bool {
+    skip.key == one.key && [skip.replay_of, Seq::ZERO].contains(&one.replay_of)
+}
+
 impl RehydrateBook for FakeLedger {
     async fn rewound(
         &self,
@@ -271,10 +276,7 @@ impl RehydrateBook for FakeLedger {
 
     async fn skips(&self, _: &SinkName, _: Shard, of: &[Delivered]) -> Result<HashSet<Delivered>, LedgerError> {
         let state = self.state();
-        let is_it = |one: &Delivered, skip: &Delivered| {
-            skip.key == one.key && (one.replay_of == Seq::ZERO || skip.replay_of == one.replay_of)
-        };
-        Ok(of.iter().filter(|one| state.skips.iter().any(|skip| is_it(one, skip))).copied().collect())
+        Ok(of.iter().filter(|one| state.skips.iter().any(|skip| tells_of(skip, one))).copied().collect())
     }
 
     async fn has_skips(&self, _: &SinkName, _: Shard) -> Result<bool, LedgerError> {
@@ -285,7 +287,7 @@ impl RehydrateBook for FakeLedger {
         let mut state = self.state();
         let passed = state.events.iter().filter(|event| event.seq > after && event.seq <= upto);
         let passed: HashSet<Delivered> = passed.map(Delivered::of).collect();
-        state.skips.retain(|skip| !passed.contains(skip));
+        state.skips.retain(|skip| !passed.iter().any(|one| tells_of(skip, one)));
         Ok(())
     }
 
