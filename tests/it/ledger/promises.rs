@@ -7,8 +7,8 @@ use standpipe::clock::Clock;
 use standpipe::event::budget::{BudgetAsk, BudgetBook, Limit, Limits, Requests};
 use standpipe::event::grant::{Claimed, Fingerprint, GrantBook, GrantClaim, GrantFailure, KeyId, NewGrant, Sealed};
 use standpipe::event::ports::{
-    ChainAt, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, RehydrateBook, SinkBook, SinkState,
-    StreamBook, StreamState, Submission,
+    ChainAt, Delivered, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, RehydrateBook, SinkBook,
+    SinkState, StreamBook, StreamState, Submission,
 };
 use standpipe::event::{
     Capacity, Chain, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, GapReason, KeepDelivery, LedgerId,
@@ -189,12 +189,22 @@ async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
     let before = ledger.bounds(SHARD).await.unwrap().head;
     let (near, far) = (Seq(before.0 + 10), Seq(before.0 + 25));
     let (near_chain, far_chain) = (Chain([1; 32]), Chain([2; 32]));
+    let mut ways = Vec::new();
     for (sink, found, chain) in [("tardy", near, near_chain), ("crm", far, far_chain)] {
         let sink = SinkName::from(sink);
         ledger.row(&sink, owner).await.unwrap();
         let way = ledger.rewound(&sink, owner, found, chain, before).await.unwrap();
         assert_eq!((way.goes_on, way.goes_on_chain, way.until), (found, chain, before));
+        ways.push((sink, way));
     }
+    // They are one void to whoever asks what a sink may have delivered in it, until its rehydration is done.
+    for (sink, way) in &ways {
+        let unsettled = async || ledger.unsettled(sink, SHARD, way.found).await.unwrap();
+        assert_eq!(unsettled().await, Some(before), "{sink}");
+        ledger.rehydrated(sink, owner, way, 0).await.unwrap();
+        assert_eq!(unsettled().await, None, "{sink}");
+    }
+    skips_what_was_delivered(ledger, owner, before).await;
     let recording = Recording::start(ledger, owner).await;
     let behind = recording.record(page(&key("notes"), "n1", "n2", events(["f", "g"]))).await;
     assert_eq!(behind, Some(PageOutcome::Recorded));
@@ -213,6 +223,28 @@ async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
     }
     assert_eq!(ledger.chain_at(SHARD, near).await.unwrap(), ChainAt::Known(near_chain));
     assert_eq!(ledger.chain_at(SHARD, far).await.unwrap(), ChainAt::Known(far_chain));
+}
+
+/// INV-18: what a sink has delivered in whatever form is skipped as a first recording, and an operator's seek forgets it.
+async fn skips_what_was_delivered<L: Whole>(ledger: &L, owner: Ownership, recorded: Seq) {
+    let (sink, event) = (SinkName::from("crm"), ledger.read(SHARD, Seq(0), recorded, 1, 1 << 20).await.unwrap());
+    let first = Delivered::of(&event.events[0]);
+    let at = event.events[0].seq;
+    let replay = |of| Delivered { replay_of: of, ..first };
+    let skips = async |of: &[Delivered]| ledger.skips(&sink, SHARD, of).await.unwrap();
+    let excuse = async || ledger.excuses(&sink, SHARD, at, at).await.unwrap().elsewhere(at);
+    // As a replay alone, because its seq had been used for another.
+    ledger.keep_skips(&sink, owner, &[(Seq(99), replay(at))]).await.unwrap();
+    let asked = [first, replay(at), replay(Seq(98))];
+    assert_eq!(skips(&asked).await, [first, replay(at)].into_iter().collect());
+    assert_eq!(excuse().await, Some(Seq(99)), "the topics have it there");
+    // In its own place, too: then nothing explains that it is not there.
+    ledger.keep_skips(&sink, owner, &[(at, first)]).await.unwrap();
+    assert_eq!(excuse().await, None);
+    ledger.keep_skips(&sink, owner, &[(Seq(97), first)]).await.unwrap();
+    assert_eq!(excuse().await, Some(Seq(97)), "as it was read last");
+    ledger.forget_skips(&sink, owner, Seq(at.0 - 1), at).await.unwrap();
+    assert!(skips(&asked).await.is_empty() && !ledger.has_skips(&sink, SHARD).await.unwrap());
 }
 
 fn seen(seq: u64, version: i64) -> SeenDelivery {

@@ -137,10 +137,6 @@ async fn what_a_sink_delivered_is_kept_for_it_alone_and_what_it_did_not_is_wishe
 
     let unsettled = async |name, at| world.ledger.unsettled(&sink(name), SHARD, Seq(at)).await.unwrap();
     assert_eq!((unsettled("slow", 25).await, unsettled("slow", 24).await), (Some(Seq(10)), None));
-    // Two sinks that were lost at the same time and had come to different places: what both have delivered lies in the first.
-    world.execute("INSERT INTO voids SELECT 0, n, n + 3, chain FROM shards, unnest('{30, 33}'::bigint[]) n").await;
-    assert_eq!((unsettled("slow", 36).await, unsettled("slow", 33).await), (Some(Seq(30)), Some(Seq(30))));
-    world.execute("DELETE FROM voids WHERE after_seq >= 30").await;
     let way = world.ledger.rewound(&sink("slow"), owner, Seq(18), Chain([1; 32]), Seq(8)).await.unwrap();
     world.ledger.reclaim(&sink("slow"), owner, &way, Seq(10), &[Seq(9), Seq(10)]).await.unwrap();
     let twice = world.ledger.reclaim(&sink("slow"), owner, &way, Seq(10), &[Seq(9), Seq(10)]).await;
