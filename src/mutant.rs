@@ -50,6 +50,8 @@ pub enum Mutant {
     SkipsForgotten,
     /// INV-18: a ledger that is rewound once more, to before it noted a rehydration, is taken for one that knows of it.
     RehydrationForgotten,
+    /// INV-8: a partition that was about to get its first message is not looked into.
+    OpeningUnread,
     /// INV-18: one partition is not read back.
     TailLeftOut,
     /// What a topic holds is not read before it is mended: everything that the ledger keeps is missing.
@@ -72,7 +74,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 30] = [
+    pub const ALL: [(&'static str, Self); 31] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -94,6 +96,7 @@ impl Mutant {
         ("void-too-short", Self::VoidTooShort),
         ("skips-forgotten", Self::SkipsForgotten),
         ("rehydration-forgotten", Self::RehydrationForgotten),
+        ("opening-unread", Self::OpeningUnread),
         ("tail-left-out", Self::TailLeftOut),
         ("held-unread", Self::HeldUnread),
         ("redirect-followed", Self::RedirectFollowed),

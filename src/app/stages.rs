@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -139,6 +140,8 @@ struct Stages {
     stop_rest: CancellationToken,
     /// Kafka sinks that have not compared themselves with the ledger yet.
     comparing: Vec<oneshot::Receiver<()>>,
+    /// Whether the recorder may know where the ledger ends.
+    recording: Arc<AtomicBool>,
     /// Whether the ledger has moved and not every cluster could be asked who else runs.
     moved: bool,
 }
@@ -207,6 +210,7 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<(Stage
         stop_sources: CancellationToken::new(),
         stop_rest: CancellationToken::new(),
         comparing: Vec::new(),
+        recording: Arc::default(),
         moved,
     };
     let recent = lookups::looked_up(config).map(|(resources, max_age)| Recent::new(resources, max_age));
@@ -223,9 +227,10 @@ async fn start<G: Ground>(shared: &Shared<G>, owner: Ownership) -> Result<(Stage
 
     stages.recorder.spawn("recorder", {
         let (ledger, fanout, stop) = (shared.ledger().clone(), fanout.clone(), stages.stop_rest.clone());
-        let comparing = std::mem::take(&mut stages.comparing);
+        let (comparing, recording) = (std::mem::take(&mut stages.comparing), stages.recording.clone());
         async move {
             compared(comparing, &stop).await;
+            recording.store(true, Ordering::SeqCst);
             // Only now: a sink may have found that the ledger was rewound, and have moved its head.
             let recorder = Recorder::open(&ledger, owner).await?;
             fanout.raise(recorder.head().0);
@@ -301,6 +306,7 @@ fn spawn_sink<G: Ground>(
             let ttl = shared.config().ledger.lease_ttl;
             let mut runner = kafka::Runner::new(Some(shared.instance), shared.adopt, ttl);
             runner.compared = Some(compared);
+            runner.recording = stages.recording.clone();
             runner.moved = stages.moved;
             let sink = kafka::KafkaSink {
                 name: name.clone(),

@@ -311,6 +311,8 @@ impl SinkState {
 pub struct SinkRow {
     /// The last seq that was taken; none before the first start.
     pub cursor: Option<Seq>,
+    /// The last seq of the last Kafka transaction that was to hold a first message to a partition; see [`SinkBook::opens`].
+    pub opening: Seq,
     /// An operator's order to stand at this seq instead; cleared by [`SinkBook::sought`].
     pub seek: Option<Seq>,
     /// An operator's order to be reconciled with its topics; cleared by [`SinkBook::reconciled`]. A seek comes first.
@@ -333,6 +335,12 @@ pub struct Reconcile {
 }
 
 impl SinkRow {
+    /// Whether the ledger says that the sink has taken anything, or was about to.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.cursor.is_some_and(|cursor| cursor > Seq::ZERO) || self.opening > Seq::ZERO
+    }
+
     /// Whether an operator wants something else of a sink than to deliver.
     #[must_use]
     pub const fn is_wished_otherwise(&self) -> bool {
@@ -362,8 +370,11 @@ pub trait SinkBook: Clone + Send + Sync + 'static {
         owner: Ownership,
         cursor: Seq,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Notes that a transaction which ends at `to` is about to write the sink's first message to a partition.
+    fn opens(&self, sink: &SinkName, owner: Ownership, to: Seq)
+    -> impl Future<Output = Result<(), LedgerError>> + Send;
     /// Carries out the order in [`SinkRow::seek`]: the cursor is set to `cursor`, which is that seq, and a skipped range
-    /// becomes a gap of the sink. An order that changed meanwhile stays.
+    /// becomes a gap of the sink. What was noted by [`SinkBook::opens`] is forgotten. An order that changed meanwhile stays.
     fn sought(
         &self,
         sink: &SinkName,

@@ -93,7 +93,7 @@ impl SinkBook for Ledger {
             .await
             .map_err(failed(doing))?;
             let row = sqlx::query!(
-                "SELECT cursor, seek_to, reconcile_at, rules, rules_after, paused, disabled,
+                "SELECT cursor, opening, seek_to, reconcile_at, rules, rules_after, paused, disabled,
                     state = 'halted' AS \"halted!\"
                  FROM sinks WHERE sink = $1 AND shard = $2",
                 sink.as_str(),
@@ -105,6 +105,7 @@ impl SinkBook for Ledger {
             session.done().await.map_err(failed(doing))?;
             Ok(SinkRow {
                 cursor: row.cursor.map(seq_from_db),
+                opening: seq_from_db(row.opening),
                 seek: row.seek_to.map(seq_from_db),
                 reconcile: row
                     .reconcile_at
@@ -141,6 +142,27 @@ impl SinkBook for Ledger {
         .await
     }
 
+    async fn opens(&self, sink: &SinkName, owner: Ownership, to: Seq) -> Result<(), LedgerError> {
+        let doing = "noting that a sink opens a partition";
+        let shard = self.known_shard(owner.shard)?;
+        within(doing, async {
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            self.own(&mut session, owner, doing).await?;
+            let noted = sqlx::query!(
+                "UPDATE sinks SET opening = $3 WHERE sink = $1 AND shard = $2",
+                sink.as_str(),
+                shard,
+                seq_to_db(to)
+            )
+            .execute(&mut *session)
+            .await
+            .map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            if noted.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
+        })
+        .await
+    }
+
     async fn sought(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
         let doing = "carrying out a sink's seek";
         let shard = self.known_shard(owner.shard)?;
@@ -162,7 +184,7 @@ impl SinkBook for Ledger {
                 write_gap(&mut session, sink, shard, skipped, GapReason::Sought, doing).await?;
             }
             sqlx::query!(
-                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(), reconcile_at = NULL,
+                "UPDATE sinks SET cursor = $3, cursor_at = clock_timestamp(), opening = 0, reconcile_at = NULL,
                     seek_to = CASE WHEN seek_to = $3 THEN NULL ELSE seek_to END,
                     seek_reason = CASE WHEN seek_to = $3 THEN NULL ELSE seek_reason END
                  WHERE sink = $1 AND shard = $2",

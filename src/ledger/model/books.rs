@@ -68,6 +68,7 @@ impl SinkBook for Model {
             let new = || Sink {
                 row: SinkRow {
                     cursor: None,
+                    opening: Seq::ZERO,
                     seek: None,
                     reconcile: None,
                     paused: false,
@@ -93,11 +94,21 @@ impl SinkBook for Model {
         .await
     }
 
+    async fn opens(&self, sink: &SinkName, owner: Ownership, to: Seq) -> Result<(), LedgerError> {
+        let sink = sink.clone();
+        self.write("noting that a sink opens a partition", owner, move |state| {
+            state.sinks.get_mut(&sink).ok_or_else(|| fenced(owner))?.row.opening = to;
+            Ok(())
+        })
+        .await
+    }
+
     async fn sought(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
         let sink = sink.clone();
         self.write("carrying out a sink's seek", owner, move |state| {
             let row = &mut state.sinks.get_mut(&sink).ok_or_else(|| fenced(owner))?.row;
             let before = row.cursor.replace(cursor);
+            row.opening = Seq::ZERO;
             row.seek = row.seek.filter(|seek| *seek != cursor);
             if let Some(before) = before {
                 state.gap(&sink, before.next(), cursor);

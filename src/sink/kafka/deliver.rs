@@ -211,7 +211,7 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
     async fn take_rest(&mut self) -> Result<(), KafkaSinkError> {
         let room = self.draft.has_room(self.session.limit);
         let Some((batch, at)) = self.rest.take_if(|_| room && self.leaving.is_none()) else { return Ok(()) };
-        let Session { limit, rules, known, settings, enricher, .. } = &mut *self.session;
+        let Session { limit, rules, known, settings, enricher, opening, .. } = &mut *self.session;
         if let Some(enricher) = enricher.as_ref().filter(|_| self.piece.is_none()) {
             if self.enriching.is_none() {
                 let (enricher, rules, batch) = (Arc::clone(enricher), Arc::clone(rules), Arc::clone(&batch));
@@ -221,8 +221,16 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
             return Ok(());
         }
         let (skips, piece) = (&self.skips, self.piece.as_mut());
-        let mut means =
-            Means { max_messages: *limit, rules: &**rules, piece, skips, known, cluster: self.cluster, settings };
+        let mut means = Means {
+            max_messages: *limit,
+            rules: &**rules,
+            piece,
+            skips,
+            opening: *opening,
+            known,
+            cluster: self.cluster,
+            settings,
+        };
         let at = self.draft.take(&batch, at, &mut means).await?;
         self.piece.take_if(|piece| at >= piece.end);
         if at < batch.events.len() {
@@ -241,6 +249,12 @@ impl<C: Cluster, F: Feed, B: SinkBook + RehydrateBook> Loop<'_, C, F, B> {
                 session.dead_letter_retention,
             );
             within("writing dead letters", written).await?;
+        }
+        if self.draft.opens {
+            self.end_keeping().await?;
+            let session = &*self.session;
+            let noted = session.book.opens(&session.sink, session.owner, self.draft.place.seq);
+            within("noting that a sink opens a partition", noted).await?;
         }
         let mut recorded: Vec<(OffsetDateTime, usize)> = Vec::new();
         for message in &self.draft.messages {

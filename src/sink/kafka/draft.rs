@@ -12,6 +12,7 @@ use super::config::Settings;
 use super::cursor::Tail;
 use super::error::KafkaSinkError;
 use super::message::Outgoing;
+use super::opening::refuse_again;
 use super::partition::partition_of;
 use super::place::Place;
 use super::verify::Stop;
@@ -40,6 +41,8 @@ pub(super) struct Draft {
     /// Delivered before the ledger lost them.
     pub(super) skipped: u64,
     pub(super) truncated: u64,
+    /// Whether one of the messages is the sink's first to its partition.
+    pub(super) opens: bool,
     /// When the first message came in.
     pub(super) since: Option<Instant>,
     /// When the oldest event of it was recorded.
@@ -63,6 +66,8 @@ pub(super) struct Means<'s, C> {
     /// What was looked up for them, where the rules want that: no event beyond it is taken.
     pub(super) piece: Option<&'s mut Piece>,
     pub(super) skips: &'s HashSet<Delivered>,
+    /// Up to here a partition that the cursor knows no message of may hold one all the same.
+    pub(super) opening: Seq,
     pub(super) known: &'s mut Known,
     pub(super) cluster: &'s mut C,
     pub(super) settings: &'s Settings,
@@ -103,6 +108,7 @@ impl Draft {
             filtered: 0,
             skipped: 0,
             truncated: 0,
+            opens: false,
             since: None,
             oldest: None,
         }
@@ -164,7 +170,14 @@ impl Draft {
                     } else {
                         let info = topic_info(&topic, kind, means).await?;
                         let message = Outgoing::new(batch, at, topic, key, address.headers);
-                        let message = body.into_iter().fold(message, Outgoing::with_body);
+                        let mut message = body.into_iter().fold(message, Outgoing::with_body);
+                        message.partition = partition_of(message.key.as_bytes(), info.partitions);
+                        // Every Kafka sink of the deployment announces to the control topic.
+                        if event.seq <= means.opening && !event.is_control() {
+                            let tail = self.place.tails.get(&message.topic).cloned();
+                            let tail = tail.unwrap_or_else(|| Tail::new(info.partitions));
+                            refuse_again(means.cluster, &message, &tail, means.opening).await?;
+                        }
                         self.add(message, info, means.known)?;
                     }
                 }
@@ -188,7 +201,6 @@ impl Draft {
             message.truncate();
             self.truncated += 1;
         }
-        message.partition = partition_of(message.key.as_bytes(), info.partitions);
         let tail = match self.place.tails.get_mut(&message.topic) {
             Some(tail) => tail,
             None => self.place.tails.entry(message.topic.clone()).or_insert_with(|| Tail::new(info.partitions)),
@@ -199,6 +211,7 @@ impl Draft {
         }
         let partition = usize::try_from(message.partition).expect("a partition is never negative");
         message.prev = std::mem::replace(&mut tail.last[partition], seq);
+        self.opens |= message.prev == Seq::ZERO;
         self.bytes += message.size();
         self.since.get_or_insert_with(Instant::now);
         self.messages.push(message);

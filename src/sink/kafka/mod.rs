@@ -30,6 +30,7 @@ mod landed;
 mod look;
 mod message;
 mod meters;
+mod opening;
 mod partition;
 mod place;
 mod producer;

@@ -93,7 +93,7 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     if !cluster.cursor_topic(false).await? {
         let copy = row.cursor.unwrap_or(Seq::ZERO);
         // A cluster that may be the wrong one gets no topic of ours.
-        if copy > Seq::ZERO && row.seek.is_none() && row.reconcile.is_none() {
+        if row.has_begun() && row.seek.is_none() && row.reconcile.is_none() {
             return Err(Stop::CursorLost { topic: settings.cursor_topic.clone(), copy }.into());
         }
         cluster.cursor_topic(true).await?;
@@ -113,7 +113,7 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
     }
-    let has_begun = found.cursor.is_some() || row.cursor.is_some_and(|copy| copy > Seq::ZERO);
+    let has_begun = found.cursor.is_some() || row.has_begun();
     if let Some(order) = row.reconcile.as_ref().filter(|_| has_begun) {
         let known = (found.cursor.and_then(Result::ok), row.cursor);
         let done = reconcile(start, cluster, producer, feed, known, order, &bounds).await;
@@ -153,7 +153,9 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let verdict = if lost.is_some() {
         Verdict::Rehydrate
     } else {
-        judge(&settings.cursor_topic, found.low, cursor.as_ref(), row.cursor, &bounds, chain)?
+        // The offset is above 0 only by deletion: then there was a cursor that W had not followed yet.
+        let has_begun = found.low > 0 || row.has_begun();
+        judge(&settings.cursor_topic, has_begun, cursor.as_ref(), row.cursor, &bounds, chain)?
     };
     match (verdict, cursor) {
         (Verdict::FirstStart, _) | (_, None) => first(start, producer, &bounds).await,

@@ -11,6 +11,8 @@
 //! before it noted any of it: a sink's cursor tells of its last rehydration, and one that the ledger does not know of is gone
 //! through again.
 
+use std::sync::atomic::Ordering;
+
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, CursorFound};
@@ -104,6 +106,11 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let again = lost.rehydrated.filter(|_| lost.has_cursor);
     let (found, chain) = again.map_or((cursor.seq, cursor.chain), |last| (last.seq, last.chain));
     let way = start.book.rewound(sink, start.owner, found, chain, base).await?;
+    if way.goes_on > bounds.head && start.runner.recording.load(Ordering::SeqCst) {
+        // The recorder and the feeds would hear of it with the next event that is recorded.
+        let why = format!("its seqs up to {} are void now, since a sink has used them", way.goes_on);
+        return Err(LedgerError::Moved { shard, why }.into());
+    }
     let goes_on = if lost.has_cursor { cursor.seq } else { way.goes_on };
     tracing::warn!(
         %sink, %shard, cursor = %cursor.seq, head = %bounds.head, agreed = %way.base, %goes_on,

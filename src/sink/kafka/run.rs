@@ -96,6 +96,7 @@ pub async fn run_on<F: Feed, B: SinkBook + RehydrateBook, C: Cluster>(
         book,
         runner,
         skipping: false,
+        opening: Seq::ZERO,
         clock,
         stop,
         meters,
@@ -166,6 +167,8 @@ pub(super) struct Session<F, B> {
     runner: Runner,
     /// Whether the ledger holds anything that the sink is to skip.
     pub(super) skipping: bool,
+    /// Up to where it was about to write to new partitions before this start; 0 once an operator has chosen its place.
+    pub(super) opening: Seq,
     pub(super) clock: Clock,
     pub(super) stop: CancellationToken,
     pub(super) meters: Meters,
@@ -212,6 +215,7 @@ impl<F: Feed, B: SinkBook + RehydrateBook> Session<F, B> {
         };
         self.runner.found();
         self.place = placed.seq();
+        self.opening = if row.seek.is_some() { Seq::ZERO } else { row.opening };
         if let Some(rules) = self.rules.fingerprint() {
             within("noting a sink's rules", self.book.keep_rules(&self.sink, self.owner, rules, self.place)).await?;
         }

@@ -1,5 +1,7 @@
 //! Who runs a sink, and how careful it must be with what others may be doing.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use time::OffsetDateTime;
@@ -21,14 +23,17 @@ pub struct Runner {
     /// Dropped when the sink has compared itself with the ledger for the first time, or has failed to: the shard records
     /// nothing new before, so that no seq is given that Kafka has used.
     pub compared: Option<oneshot::Sender<()>>,
+    /// Set before the shard begins to record: from then on it does not look again where the ledger ends.
+    pub recording: Arc<AtomicBool>,
     old: bool,
 }
 
 impl Runner {
     /// Of an instance.
     #[must_use]
-    pub const fn new(instance: Option<Uuid>, adopt: bool, lease_ttl: Duration) -> Self {
-        Self { instance, adopt, moved: false, lease_ttl, compared: None, old: false }
+    pub fn new(instance: Option<Uuid>, adopt: bool, lease_ttl: Duration) -> Self {
+        let recording = Arc::default();
+        Self { instance, adopt, moved: false, lease_ttl, compared: None, recording, old: false }
     }
 
     /// Whether the sink has not found its place since it began.

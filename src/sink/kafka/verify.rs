@@ -184,10 +184,11 @@ pub(super) enum Verdict {
     Rehydrate,
 }
 
-/// Compares the cursor partition with the ledger. `chain` is the ledger's at C.
+/// Compares the cursor partition with the ledger. `has_begun`: there was a cursor, whatever W says. `chain` is the ledger's
+/// at C.
 pub(super) fn judge(
     topic: &str,
-    low: i64,
+    has_begun: bool,
     cursor: Option<&Cursor>,
     copy: Option<Seq>,
     bounds: &ShardBounds,
@@ -195,8 +196,7 @@ pub(super) fn judge(
 ) -> Result<Verdict, Stop> {
     let Some(cursor) = cursor else {
         let copied = copy.unwrap_or(Seq::ZERO);
-        // Above 0 only by deletion: then there was a cursor that W had not followed yet.
-        if copied > Seq::ZERO || low > 0 {
+        if copied > Seq::ZERO || has_begun {
             return Err(Stop::CursorLost { topic: topic.to_owned(), copy: copied });
         }
         return Ok(Verdict::FirstStart);

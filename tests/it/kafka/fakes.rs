@@ -76,7 +76,15 @@ impl FakeLedger {
             skips: HashSet::new(),
             reclaimed: Vec::new(),
             oldest: Seq(1),
-            row: SinkRow { cursor: None, seek: None, reconcile: None, paused: false, halted: false, disabled: None },
+            row: SinkRow {
+                cursor: None,
+                opening: Seq::ZERO,
+                seek: None,
+                reconcile: None,
+                paused: false,
+                halted: false,
+                disabled: None,
+            },
             sought: Vec::new(),
             letters: Vec::new(),
             reports: Vec::new(),
@@ -337,9 +345,15 @@ impl SinkBook for FakeLedger {
         Ok(())
     }
 
+    async fn opens(&self, _: &SinkName, _: Ownership, to: Seq) -> Result<(), LedgerError> {
+        let _row = self.at_commit().await;
+        self.state().row.opening = to;
+        Ok(())
+    }
+
     async fn sought(&self, _: &SinkName, _: Ownership, cursor: Seq) -> Result<(), LedgerError> {
         let mut state = self.state();
-        state.row = SinkRow { cursor: Some(cursor), seek: None, ..state.row.clone() };
+        state.row = SinkRow { cursor: Some(cursor), opening: Seq::ZERO, seek: None, ..state.row.clone() };
         state.sought.push(cursor);
         Ok(())
     }

@@ -121,6 +121,70 @@ async fn a_sink_that_stands_still_looks_again_when_it_is_resumed() {
     stage.assert_delivered(1..=30).await;
 }
 
+impl Stage {
+    /// The cursor of a sink that has started and taken nothing yet.
+    async fn first_cursor(&self) -> String {
+        let running = self.start();
+        self.wait_cursor(0).await;
+        wait_until("it runs", LIMIT, async || self.ledger.reported().0 == SinkState::Running).await;
+        running.stop().await.unwrap();
+        let cursors = self.kafka.read_committed(&self.cursor_topic()).await;
+        cursors.last().unwrap().body().to_owned()
+    }
+
+    /// Kafka loses the end of the cursor topic, before W has followed.
+    async fn set_back(&self, cursor: &str) {
+        let mut config = rdkafka::ClientConfig::new();
+        let producer: rdkafka::producer::FutureProducer =
+            config.set("bootstrap.servers", self.kafka.brokers()).create().unwrap();
+        let topic = self.cursor_topic();
+        let record = rdkafka::producer::FutureRecord::<str, str>::to(&topic).partition(0).key("0").payload(cursor);
+        producer.send(record, LIMIT).await.map_err(|(error, _)| error).unwrap();
+        self.ledger.state().row.cursor = Some(Seq::ZERO);
+    }
+}
+
+/// Neither W nor what the cursor says of a partition tells of it: only the note that the sink was about to open it.
+#[tokio::test]
+async fn a_partition_whose_first_message_outlived_the_cursor_stops_the_sink() {
+    let stage = Stage::new("outlived").await;
+    let cursor = stage.first_cursor().await;
+    assert!(cursor.contains(r#""topics":{}"#), "{cursor}");
+    stage.ledger.record_some(20);
+    let running = stage.start();
+    stage.wait_copy(20).await;
+    running.stop().await.unwrap();
+    assert!(stage.ledger.state().row.opening > Seq::ZERO);
+    stage.set_back(&cursor).await;
+    stage.ledger.state().reports.clear();
+    stage.ledger.record_some(5);
+    stage.halts_until_sought("should be 0, but it holds 1", 20, 25).await;
+    assert_eq!(stage.delivered_in_any_chain().await, (1..=26).collect::<Vec<_>>(), "nothing twice");
+}
+
+#[tokio::test]
+async fn a_cursor_of_which_nothing_is_left_is_no_first_start() {
+    let stage = Stage::delivered_20("nothingleft").await;
+    stage.delete(&stage.cursor_topic()).await;
+    stage.ledger.state().row.cursor = Some(Seq::ZERO);
+    stage.ledger.record_some(5);
+    stage.halts_until_sought("there is no cursor in", 20, 25).await;
+    assert_eq!(stage.delivered_in_any_chain().await, (1..=26).collect::<Vec<_>>());
+}
+
+/// The program died between the note and the commit.
+#[tokio::test]
+async fn a_partition_that_was_to_be_opened_and_holds_nothing_is_opened() {
+    let stage = Stage::new("unopened").await;
+    stage.first_cursor().await;
+    stage.ledger.state().row.opening = Seq(15);
+    stage.ledger.record_some(20);
+    let running = stage.start();
+    stage.wait_copy(20).await;
+    running.stop().await.unwrap();
+    stage.assert_delivered(1..=20).await;
+}
+
 #[tokio::test]
 async fn a_copy_ahead_of_the_cursor_stops_the_sink() {
     let stage = Stage::delivered_20("behind").await;

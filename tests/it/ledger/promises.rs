@@ -171,8 +171,13 @@ async fn keeps_what_sinks_keep<L: Whole>(ledger: &L, owner: Ownership) {
     ledger.keep_cursor(&sink, owner, Seq(3)).await.unwrap();
     ledger.keep_cursor(&sink, owner, Seq(2)).await.unwrap();
     assert_eq!(ledger.row(&sink, owner).await.unwrap().cursor, Some(Seq(3)), "never backwards");
+    assert_eq!(ledger.row(&sink, owner).await.unwrap().opening, Seq::ZERO, "it has opened nothing");
+    ledger.opens(&sink, owner, Seq(7)).await.unwrap();
+    assert_eq!(ledger.row(&sink, owner).await.unwrap().opening, Seq(7), "beyond the head, too");
     ledger.sought(&sink, owner, Seq(1)).await.unwrap();
-    assert_eq!(ledger.row(&sink, owner).await.unwrap().cursor, Some(Seq(1)), "but by an order");
+    let row = ledger.row(&sink, owner).await.unwrap();
+    assert_eq!(row.cursor, Some(Seq(1)), "but by an order");
+    assert_eq!(row.opening, Seq::ZERO, "an operator has chosen");
     let letter = NewDeadLetter { seq: Seq(2), reason: "no".to_owned(), attempts: 1 };
     for _ in 0..2 {
         ledger.dead_letters(&sink, owner, std::slice::from_ref(&letter), MONTH).await.unwrap();
@@ -427,6 +432,7 @@ async fn refuses_an_owner_whose_time_is_over<L: Whole>(ledger: &L, old: Ownershi
     let (crm, ops) = (SinkName::from("crm"), SinkName::from("ops"));
     assert!(is_fenced(&ledger.row(&crm, old).await));
     assert!(is_fenced(&ledger.keep_cursor(&crm, old, Seq(5)).await));
+    assert!(is_fenced(&ledger.opens(&crm, old, Seq(5)).await));
     assert!(is_fenced(&ledger.sought(&crm, old, Seq(5)).await));
     assert!(is_fenced(&ledger.dead_letters(&crm, old, &[], MONTH).await));
     assert!(is_fenced(&ledger.report(&crm, old, SinkState::Running, None).await));

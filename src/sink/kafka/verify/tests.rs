@@ -25,7 +25,7 @@ fn judged(at: Option<u64>, copy: Option<u64>, oldest: u64, head: u64, linked: bo
         _ => ChainAt::Known(Chain([8; 32])),
     };
     let cursor = at.map(cursor);
-    judge("cursors", 0, cursor.as_ref(), copy.map(Seq), &bounds(oldest, head), cursor.as_ref().map(|_| chain))
+    judge("cursors", false, cursor.as_ref(), copy.map(Seq), &bounds(oldest, head), cursor.as_ref().map(|_| chain))
 }
 
 /// INV-8: every row of the table in design.md section 5.
@@ -42,7 +42,7 @@ fn a_start_is_judged_by_the_table() {
     assert_eq!(judged(Some(5), Some(5), 7, 9, true), Err(Stop::Expired { cursor: Seq(5), oldest: Seq(7) }));
     assert_eq!(judged(Some(10), Some(9), 1, 9, true), Ok(Verdict::Rehydrate), "C beyond the head");
     assert_eq!(judged(Some(5), Some(5), 1, 9, false), Ok(Verdict::Rehydrate), "another chain at C");
-    let lost = judge("cursors", 0, Some(&cursor(5)), Some(Seq(4)), &bounds(1, 9), Some(ChainAt::Void));
+    let lost = judge("cursors", false, Some(&cursor(5)), Some(Seq(4)), &bounds(1, 9), Some(ChainAt::Void));
     assert_eq!(lost, Ok(Verdict::Rehydrate), "C within a void");
     assert!(matches!(
         judged(Some(5), Some(6), 1, 9, true),
@@ -54,14 +54,14 @@ fn a_start_is_judged_by_the_table() {
 fn a_cursor_of_another_ledger_stops_whatever_it_says() {
     let theirs = Cursor::new(LedgerId(Uuid::from_u128(2)), Shard(0), Seq(5), CHAIN, Tails::new());
     for copy in [None, Some(Seq(0)), Some(Seq(5))] {
-        let judged = judge("cursors", 0, Some(&theirs), copy, &bounds(1, 9), None);
+        let judged = judge("cursors", false, Some(&theirs), copy, &bounds(1, 9), None);
         assert!(matches!(judged, Err(Stop::OtherLedger { ours: OURS, .. })), "{copy:?}");
     }
 }
 
 #[test]
 fn a_cursor_partition_that_was_cut_is_not_a_first_start() {
-    let judged = judge("cursors", 3, None, None, &bounds(1, 9), None);
+    let judged = judge("cursors", true, None, None, &bounds(1, 9), None);
     assert!(matches!(judged, Err(Stop::CursorLost { .. })));
 }
 
