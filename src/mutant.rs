@@ -50,6 +50,8 @@ pub enum Mutant {
     SkipsForgotten,
     /// INV-18: a ledger that is rewound once more, to before it noted a rehydration, is taken for one that knows of it.
     RehydrationForgotten,
+    /// INV-18: a sink at the end of a void has crossed it, whatever its cursor says.
+    CrossingUnread,
     /// INV-8: a partition that was about to get its first message is not looked into.
     OpeningUnread,
     /// INV-18: one partition is not read back.
@@ -74,7 +76,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 31] = [
+    pub const ALL: [(&'static str, Self); 32] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -96,6 +98,7 @@ impl Mutant {
         ("void-too-short", Self::VoidTooShort),
         ("skips-forgotten", Self::SkipsForgotten),
         ("rehydration-forgotten", Self::RehydrationForgotten),
+        ("crossing-unread", Self::CrossingUnread),
         ("opening-unread", Self::OpeningUnread),
         ("tail-left-out", Self::TailLeftOut),
         ("held-unread", Self::HeldUnread),

@@ -12,7 +12,7 @@ use super::{
     Seq, Shard, SinkName, StreamKey,
 };
 
-pub use super::rehydrate::{Delivered, RehydrateBook, Rehydration};
+pub use super::rehydrate::{Crossing, Delivered, RehydrateBook, Rehydration};
 
 /// What can go wrong between a stage and the ledger.
 #[derive(Debug, thiserror::Error)]

@@ -26,6 +26,28 @@ impl Delivered {
     }
 }
 
+/// Where a shard's history leads across a void. Voids that adjoin, because one sink had come further than another, are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Crossing {
+    /// The last seq before it.
+    pub after: Seq,
+    /// The chain there.
+    pub chain: Chain,
+    /// Its last seq.
+    pub to: Seq,
+}
+
+impl Crossing {
+    /// How who stands at a seq, after `before`, comes across a void that begins there and ends at `to`.
+    #[must_use]
+    pub fn from((seq, chain): (Seq, Chain), before: Option<Self>, to: Seq) -> Self {
+        match before.filter(|before| before.to == seq) {
+            Some(before) => Self { to, ..before },
+            None => Self { after: seq, chain, to },
+        }
+    }
+}
+
 /// The way back of a sink that has delivered what the ledger has lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rehydration {
@@ -58,15 +80,8 @@ pub trait RehydrateBook: Clone + Send + Sync + 'static {
         chain: Chain,
         base: Seq,
     ) -> impl Future<Output = Result<Rehydration, LedgerError>> + Send;
-    /// The seq before the void that ends at `at`, where there is one and the sink has not found its way past it: with its
-    /// cursor there a sink either has crossed the void or has delivered what was lost in it. Voids that adjoin, because one
-    /// sink had come further than another, are one.
-    fn unsettled(
-        &self,
-        sink: &SinkName,
-        shard: Shard,
-        at: Seq,
-    ) -> impl Future<Output = Result<Option<Seq>, LedgerError>> + Send;
+    /// The last void that ends at `at` or before it; none where there is none.
+    fn crossing(&self, shard: Shard, at: Seq) -> impl Future<Output = Result<Option<Crossing>, LedgerError>> + Send;
     /// Whether the ledger has noted, by [`RehydrateBook::rehydrated`], that the sink found its way back from there.
     fn is_rehydrated(
         &self,

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
 use super::sinks::fenced;
-use crate::event::ports::{Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
+use crate::event::ports::{Crossing, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
 use crate::event::{Chain, DedupeKey, Seq, Shard, SinkName};
 
 /// Events of one statement that forgets skips.
@@ -27,6 +27,7 @@ const FORGOTTEN_AT_ONCE: u64 = 50_000;
 /// A shard under its lock.
 struct Locked {
     head: Seq,
+    chain: Vec<u8>,
     oldest: Seq,
     bytes: i64,
 }
@@ -34,7 +35,7 @@ struct Locked {
 async fn lock(session: &mut Session, shard: i16, owner: Ownership) -> Result<Locked, LedgerError> {
     let doing = "locking a shard";
     let row = sqlx::query!(
-        "SELECT head, oldest, bytes FROM shards WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE",
+        "SELECT head, chain, oldest, bytes FROM shards WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE",
         shard,
         owner.epoch.0
     )
@@ -42,7 +43,7 @@ async fn lock(session: &mut Session, shard: i16, owner: Ownership) -> Result<Loc
     .await
     .map_err(failed(doing))?
     .ok_or_else(|| fenced(owner))?;
-    Ok(Locked { head: seq_from_db(row.head), oldest: seq_from_db(row.oldest), bytes: row.bytes })
+    Ok(Locked { head: seq_from_db(row.head), chain: row.chain, oldest: seq_from_db(row.oldest), bytes: row.bytes })
 }
 
 /// Marks `after + 1 ..= to` as void and puts the head at its end, with the chain that Kafka has there.
@@ -55,9 +56,10 @@ async fn mark_void(
 ) -> Result<(), LedgerError> {
     let doing = "marking a void";
     sqlx::query!(
-        "INSERT INTO voids (shard, after_seq, to_seq, chain) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO voids (shard, after_seq, chain_before, to_seq, chain) VALUES ($1, $2, $3, $4, $5)",
         shard,
         seq_to_db(locked.head),
+        &locked.chain,
         seq_to_db(to),
         &chain.0[..]
     )
@@ -194,28 +196,25 @@ impl RehydrateBook for Ledger {
         .await
     }
 
-    async fn unsettled(&self, sink: &SinkName, shard: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
-        let doing = "asking whether a sink has passed a void";
+    async fn crossing(&self, shard: Shard, at: Seq) -> Result<Option<Crossing>, LedgerError> {
+        let doing = "looking for the last void";
         let shard = self.known_shard(shard)?;
         within(doing, async {
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
-            let before = sqlx::query_scalar!(
-                "WITH RECURSIVE adjoining (after_seq) AS (
-                     SELECT after_seq FROM voids v WHERE shard = $2 AND to_seq = $3 AND NOT EXISTS (
-                         SELECT FROM rehydrations r
-                         WHERE r.sink = $1 AND r.shard = v.shard AND r.goes_on = v.to_seq AND r.done_at IS NOT NULL)
-                     UNION ALL
-                     SELECT v.after_seq FROM adjoining a JOIN voids v ON v.shard = $2 AND v.to_seq = a.after_seq)
-                 SELECT min(after_seq) FROM adjoining",
-                sink.as_str(),
+            let rows = sqlx::query!(
+                "SELECT after_seq, chain_before, to_seq FROM voids WHERE shard = $1 AND to_seq <= $2 ORDER BY after_seq",
                 shard,
                 seq_to_db(at)
             )
-            .fetch_one(&mut *session)
+            .fetch_all(&mut *session)
             .await
             .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
-            Ok(before.map(seq_from_db))
+            Ok(rows.into_iter().fold(None, |before, row| {
+                // Of a void that an older program marked no cursor tells: who came across it is rehydrated once.
+                let chain = Chain(row.chain_before.try_into().unwrap_or_default());
+                Some(Crossing::from((seq_from_db(row.after_seq), chain), before, seq_from_db(row.to_seq)))
+            }))
         })
         .await
     }

@@ -23,6 +23,8 @@ pub struct Message {
     pub traceparent: String,
     pub replay: Option<Seq>,
     pub is_repair: bool,
+    /// Of an announcement.
+    pub sink: Option<String>,
     pub value: Vec<u8>,
 }
 

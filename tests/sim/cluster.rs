@@ -85,9 +85,13 @@ impl Twin {
     /// The messages of ours that a partition holds below its high watermark.
     async fn ours(&self, doing: &'static str, place: Place) -> Result<(usize, Vec<Message>), KafkaSinkError> {
         let (high, shard) = (self.decided(place.clone()).await?, self.settings.shard);
+        let is_ours = |message: &Message| {
+            let sink = message.sink.as_deref();
+            message.shard == shard && sink.is_none_or(|sink| sink == self.settings.sink.as_str())
+        };
         let all = self.ask(doing, move |broker| broker.committed(&place, 0, high)).await?;
         let ours = all.into_iter().filter_map(|(_, record)| match record {
-            Record::Event(message) if message.shard == shard => Some(message),
+            Record::Event(message) if is_ours(&message) => Some(message),
             _ => None,
         });
         Ok((high, ours.collect()))

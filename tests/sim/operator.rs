@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::RngExt as _;
-use standpipe::event::ports::{Reconcile, StreamState};
+use standpipe::event::ports::{ChainAt, Reconcile, StreamState};
 use standpipe::event::{Position, Seq, Shard};
 use standpipe::ledger::model::{Model, State};
 
@@ -124,7 +124,11 @@ fn order(world: &World, ledger: &Model, shard: Shard, what: u32, which: usize) {
 fn expire(world: &World, state: &mut State) {
     let taken = state.sinks.values().map(|sink| sink.row.cursor.unwrap_or(Seq::ZERO)).min().unwrap_or(Seq::ZERO);
     if state.sinks.len() == 2 + usize::from(world.layout.far) && taken.next() > state.oldest {
-        state.oldest = Seq(world.dice().random_range(state.oldest.0..=taken.0 + 1));
+        let oldest = Seq(world.dice().random_range(state.oldest.0..=taken.0 + 1));
+        // A void goes whole or not at all.
+        let within = state.voids.iter().find(|(before, void)| before.next() < oldest && oldest <= void.to);
+        let oldest = within.map_or(oldest, |(before, _)| before.next());
+        state.oldest = oldest.max(state.oldest);
         world.tell(format!("the ledger keeps events from {} on", state.oldest));
     }
 }
@@ -159,12 +163,20 @@ fn cut(oracle: &Oracle) {
     let sink = of[world.dice().random_range(0..of.len())];
     let floors: BTreeMap<Shard, Seq> =
         (0..world.layout.shards).map(Shard).map(|shard| (shard, oracle.floor(sink.name, shard))).collect();
-    // What stays: messages up to the floor, and the first cursor that has come to it.
+    // What stays: messages up to the floor, and the first cursor of the present history that has come to it: it is not lost
+    // what tells of a rehydration.
     let is_firm = |place: &Place, record: &Record| match record {
         Record::Event(message) => message.seq <= floors[&message.shard],
         Record::Cursor(_) => {
-            let floor = floors[&Shard(u16::try_from(place.1).unwrap())];
-            cursor(record).is_some_and(|cursor| cursor.seq >= floor)
+            let shard = Shard(u16::try_from(place.1).unwrap());
+            let ledger = oracle.ledger.look(shard);
+            cursor(record).is_some_and(|cursor| {
+                let is_back = ledger.ways.iter().all(|(name, way, _)| {
+                    let is_it = cursor.rehydrated.is_some_and(|last| last.seq == way.found && last.chain == way.chain);
+                    name.as_str() != sink.name || is_it || cursor.seq > way.found
+                });
+                cursor.seq >= floors[&shard] && ledger.chain_at(cursor.seq) == ChainAt::Known(cursor.chain) && is_back
+            })
         }
     };
     let mut places = Vec::new();

@@ -11,7 +11,7 @@ use standpipe::clock::Clock;
 use standpipe::event::Seq;
 use standpipe::ledger::model::Lost;
 use standpipe::mutant::{Mutant, planted};
-use standpipe::sink::kafka::{Committed, Common, KafkaSinkError, Settings, Transaction, Transactions};
+use standpipe::sink::kafka::{Committed, KafkaSinkError, Settings, Transaction, Transactions};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -81,7 +81,7 @@ pub struct Client {
 
 impl Client {
     async fn commit(&self, transaction: Transaction) -> Result<(), KafkaSinkError> {
-        let common = Common::new(self.settings.ledger, self.settings.shard);
+        let common = self.settings.common();
         let mut records: Vec<(Place, Record)> = transaction
             .messages
             .iter()
@@ -95,6 +95,7 @@ impl Client {
                     traceparent: String::new(),
                     replay: None,
                     is_repair: false,
+                    sink: None,
                     value: out.value().to_vec(),
                 };
                 out.headers(&common, |name, value| {
@@ -107,6 +108,7 @@ impl Client {
                         "traceparent" => message.traceparent = text(),
                         "standpipe-replay" => message.replay = Some(Seq(text().parse().unwrap())),
                         "standpipe-repair" => message.is_repair = true,
+                        "standpipe-sink" => message.sink = Some(text()),
                         _ => {}
                     }
                 });

@@ -365,6 +365,13 @@ impl State {
         self.events.binary_search_by_key(&seq, |event| event.seq).ok().map(|at| &self.events[at])
     }
 
+    /// The chain where a void begins, whether that is still kept or not.
+    fn chain_before(&self, after: Seq) -> Chain {
+        let void = self.voids.iter().find(|(_, void)| void.to == after).map(|(_, void)| void.chain);
+        let known = void.or_else(|| self.event(after).map(|event| event.chain));
+        known.unwrap_or_else(|| Chain::start(self.id))
+    }
+
     /// The chain at a seq.
     #[must_use]
     pub fn chain_at(&self, seq: Seq) -> ChainAt {

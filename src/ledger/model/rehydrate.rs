@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Model, State};
-use crate::event::ports::{ChainAt, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
+use crate::event::ports::{ChainAt, Crossing, Delivered, LedgerError, Ownership, RehydrateBook, Rehydration};
 use crate::event::{Chain, Replay, Seq, Shard, SinkName, Void};
 use crate::mutant::{Mutant, planted};
 
@@ -56,12 +56,12 @@ impl RehydrateBook for Model {
         .await
     }
 
-    async fn unsettled(&self, sink: &SinkName, shard: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
-        let sink = sink.clone();
-        self.call("asking whether a sink has passed a void", shard, move |state| {
-            let settled = state.ways.iter().any(|(name, way, done)| *name == sink && way.goes_on == at && *done);
-            let before = |at| state.voids.iter().find(|(_, void)| void.to == at).map(|(before, _)| *before);
-            Ok(std::iter::successors(before(at).filter(|_| !settled), |at| before(*at)).last())
+    async fn crossing(&self, shard: Shard, at: Seq) -> Result<Option<Crossing>, LedgerError> {
+        self.call("looking for the last void", shard, move |state| {
+            let voids = state.voids.iter().filter(|(_, void)| void.to <= at);
+            Ok(voids.fold(None, |before, (after, void)| {
+                Some(Crossing::from((*after, state.chain_before(*after)), before, void.to))
+            }))
         })
         .await
     }

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 
 use super::cursor::{control_topic, cursor_topic};
 use super::error::KafkaSinkError;
+use super::message::Common;
 use crate::config::{KafkaConfig, OWNED_PROPERTIES};
 use crate::event::{LedgerId, Shard, SinkName};
 use crate::mutant::{Mutant, planted};
@@ -77,6 +78,12 @@ impl Settings {
             control_topic: control_topic(deployment),
             config,
         }
+    }
+
+    /// What all messages of the sink in its shard have in common.
+    #[must_use]
+    pub fn common(&self) -> Common {
+        Common::new(self.ledger, self.shard, &self.sink)
     }
 
     /// The shard's own partition of the cursor topic: the open transaction of another producer hides what is committed

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::event::ports::Crossing;
 use crate::event::{Chain, LedgerId, Seq, Shard};
 
 /// The version of the value's form that this program writes, and the highest that it reads.
@@ -17,7 +18,8 @@ const MOST_PARTITIONS: i64 = 1_000_000;
 /// A sink's place in its shard, and what it has last written where.
 ///
 /// As JSON, in version 1: `{"version":1,"ledger":UUID,"shard":0,"seq":7,"chain":HEX,"topics":{"sell.deal":
-/// {"partitions":6,"last":{"0":5,"4":7}}},"owner":UUID,"rehydrated":{"base":3,"seq":5,"chain":HEX}}`. A partition without a
+/// {"partitions":6,"last":{"0":5,"4":7}}},"owner":UUID,"crossed":{"after":2,"chain":HEX,"to":4},"rehydrated":{"base":3,
+/// "seq":5,"chain":HEX}}`. A partition without a
 /// message of this shard has no entry in `last`; `owner` is the writing instance, absent where an older program wrote;
 /// `rehydrated` is there once the ledger was rewound behind the sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +32,6 @@ pub struct Cursor {
     /// The last event that was taken.
     pub seq: Seq,
     /// The chain at `seq`.
-    #[serde(serialize_with = "chain_as_text", deserialize_with = "chain_from_text")]
     pub chain: Chain,
     /// Every topic that was written to.
     #[serde(deserialize_with = "tails_within_bounds")]
@@ -38,6 +39,9 @@ pub struct Cursor {
     /// The instance that wrote it; none where an older program did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Uuid>,
+    /// The last void on the way to `seq`; none where there was none, or an older program wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crossed: Option<Crossing>,
     /// The sink's last rehydration; none where there was none, or an older program wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rehydrated: Option<Rehydrated>,
@@ -52,7 +56,6 @@ pub struct Rehydrated {
     /// Where the sink stood.
     pub seq: Seq,
     /// The chain that the sink had there.
-    #[serde(serialize_with = "chain_as_text", deserialize_with = "chain_from_text")]
     pub chain: Chain,
 }
 
@@ -95,13 +98,19 @@ impl Cursor {
     /// A cursor at a place.
     #[must_use]
     pub const fn new(ledger: LedgerId, shard: Shard, seq: Seq, chain: Chain, topics: Tails) -> Self {
-        Self { version: VERSION, ledger, shard, seq, chain, topics, owner: None, rehydrated: None }
+        Self { version: VERSION, ledger, shard, seq, chain, topics, owner: None, crossed: None, rehydrated: None }
     }
 
     /// The same, written by an instance.
     #[must_use]
     pub fn by(self, owner: Option<Uuid>) -> Self {
         Self { owner, ..self }
+    }
+
+    /// The same, of a sink that came there across a void.
+    #[must_use]
+    pub fn crossed(self, crossed: Option<Crossing>) -> Self {
+        Self { crossed, ..self }
     }
 
     /// The same, of a sink that went through a rehydration.
@@ -181,14 +190,6 @@ fn tails_within_bounds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tai
     tails.collect::<Result<_, &str>>().map_err(D::Error::custom)
 }
 
-fn chain_as_text<S: Serializer>(chain: &Chain, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(chain)
-}
-
-fn chain_from_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Chain, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,9 +211,15 @@ mod tests {
         let with_owner = json.replace("}}}}", r#"}}},"owner":"00000000-0000-0000-0000-000000000000"}"#);
         assert_eq!(String::from_utf8(owned.to_json()).unwrap(), with_owner);
         assert_eq!(Cursor::from_json(with_owner.as_bytes()).unwrap(), owned);
+        let crossed = Crossing { after: Seq(2), chain: Chain([0xef; 32]), to: Seq(4) };
+        let last = format!(r#","crossed":{{"after":2,"chain":"{}","to":4}}}}"#, "ef".repeat(32));
+        let with_crossed = format!("{}{last}", with_owner.strip_suffix('}').unwrap());
+        let owned = owned.crossed(Some(crossed));
+        assert_eq!(String::from_utf8(owned.to_json()).unwrap(), with_crossed);
+        assert_eq!(Cursor::from_json(with_crossed.as_bytes()).unwrap(), owned);
         let back = owned.rehydrated(Some(Rehydrated { base: Seq(3), seq: Seq(5), chain: Chain([0xcd; 32]) }));
         let last = format!(r#","rehydrated":{{"base":3,"seq":5,"chain":"{}"}}}}"#, "cd".repeat(32));
-        let with_it = format!("{}{last}", with_owner.strip_suffix('}').unwrap());
+        let with_it = format!("{}{last}", with_crossed.strip_suffix('}').unwrap());
         assert_eq!(String::from_utf8(back.to_json()).unwrap(), with_it);
         assert_eq!(Cursor::from_json(with_it.as_bytes()).unwrap(), back);
         let newer = json.replace(r#""version":1"#, r#""version":2"#);

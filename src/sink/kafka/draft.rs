@@ -16,7 +16,7 @@ use super::opening::refuse_again;
 use super::partition::partition_of;
 use super::place::Place;
 use super::verify::Stop;
-use crate::event::ports::{Decision, Delivered, LedgerError, NewDeadLetter, Route};
+use crate::event::ports::{Crossing, Decision, Delivered, LedgerError, NewDeadLetter, Route};
 use crate::event::{Batch, Recorded, Seq};
 use crate::sink::enrich::Piece;
 
@@ -138,7 +138,9 @@ impl Draft {
         means: &mut Means<'_, C>,
     ) -> Result<usize, KafkaSinkError> {
         if let Some(void) = batch.void.filter(|void| at == 0 && self.place.seq < void.to) {
-            (self.place.seq, self.place.chain) = (void.to, void.chain);
+            let Place { seq, chain, crossed, .. } = &mut self.place;
+            *crossed = Some(Crossing::from((*seq, *chain), *crossed, void.to));
+            (*seq, *chain) = (void.to, void.chain);
         }
         let end = means.piece.as_ref().map_or(batch.events.len(), |piece| piece.end);
         while let Some(event) = batch.events.get(at).filter(|_| at < end && self.has_room(means.max_messages)) {
@@ -172,8 +174,7 @@ impl Draft {
                         let message = Outgoing::new(batch, at, topic, key, address.headers);
                         let mut message = body.into_iter().fold(message, Outgoing::with_body);
                         message.partition = partition_of(message.key.as_bytes(), info.partitions);
-                        // Every Kafka sink of the deployment announces to the control topic.
-                        if event.seq <= means.opening && !event.is_control() {
+                        if event.seq <= means.opening {
                             let tail = self.place.tails.get(&message.topic).cloned();
                             let tail = tail.unwrap_or_else(|| Tail::new(info.partitions));
                             refuse_again(means.cluster, &message, &tail, means.opening).await?;

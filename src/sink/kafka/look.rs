@@ -17,6 +17,7 @@ use super::cluster::{CursorFound, PartitionEnd, TopicEnd};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::{Cursor, Tails};
 use super::error::KafkaSinkError;
+use super::message::Common;
 use super::read::{header, read_through};
 use crate::event::Seq;
 use crate::mutant::{Mutant, planted};
@@ -184,7 +185,7 @@ fn look_back(
     step: i64,
     ends: &mut BTreeMap<Arc<str>, Option<Vec<PartitionEnd>>>,
 ) -> Result<(), KafkaSinkError> {
-    let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
+    let common = settings.common();
     let mut by_topic: BTreeMap<&Arc<str>, Vec<usize>> = BTreeMap::new();
     for (topic, partition) in open {
         by_topic.entry(topic).or_default().push(*partition);
@@ -201,7 +202,7 @@ fn look_back(
         }
         read_through(looker, topic, &wanted, TRANSACTION_TIMEOUT, |message| {
             let at = usize::try_from(message.partition()).unwrap_or(usize::MAX);
-            if let (Some(end), Some(seqs)) = (partitions.get_mut(at), seqs(message, &ledger, &shard)) {
+            if let (Some(end), Some(seqs)) = (partitions.get_mut(at), seqs(message, &common)) {
                 end.ours.push(seqs);
             }
             Ok(())
@@ -212,14 +213,14 @@ fn look_back(
 
 /// `standpipe-seq` and `standpipe-prev` of a message that this ledger's shard wrote in its order: a repair stands out of it
 /// on purpose, and ends nothing.
-pub(super) fn seqs(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
-    link(message, ledger, shard).filter(|_| header(message, "standpipe-repair").is_none())
+fn seqs(message: &BorrowedMessage<'_>, common: &Common) -> Option<(Seq, Seq)> {
+    link(message, common).filter(|_| header(message, "standpipe-repair").is_none())
 }
 
 /// The same, whether it is a repair or not.
-pub(super) fn link(message: &BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<(Seq, Seq)> {
+pub(super) fn link(message: &BorrowedMessage<'_>, common: &Common) -> Option<(Seq, Seq)> {
     let value = |name: &str| header(message, name);
-    if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
+    if !common.are_of(value) {
         return None;
     }
     Some((Seq(value("standpipe-seq")?.parse().ok()?), Seq(value("standpipe-prev")?.parse().ok()?)))

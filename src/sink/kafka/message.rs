@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::event::{Batch, LedgerId, Recorded, Seq, Shard};
+use crate::event::{Batch, LedgerId, Recorded, Seq, Shard, SinkName};
 
 /// What Kafka adds to a message and to the batch that it travels in, about, in bytes: the limits of topics count it.
 const FRAMING: usize = 256;
@@ -43,13 +43,22 @@ pub struct Outgoing {
 pub struct Common {
     ledger: String,
     shard: String,
+    sink: String,
 }
 
 impl Common {
-    /// For one shard of a ledger.
+    /// For a sink in one shard of a ledger.
     #[must_use]
-    pub fn new(ledger: LedgerId, shard: Shard) -> Self {
-        Self { ledger: ledger.short(), shard: shard.to_string() }
+    pub fn new(ledger: LedgerId, shard: Shard, sink: &SinkName) -> Self {
+        Self { ledger: ledger.short(), shard: shard.to_string(), sink: sink.to_string() }
+    }
+
+    /// Whether a message with these headers is one of them. An announcement alone names its sink, since every Kafka sink of
+    /// the deployment writes to the control topic; where sinks share a data topic, what they write cannot be told apart.
+    pub(super) fn are_of<'m>(&self, header: impl Fn(&str) -> Option<&'m str>) -> bool {
+        header("standpipe-ledger") == Some(&self.ledger)
+            && header("standpipe-shard") == Some(&self.shard)
+            && header("standpipe-sink").is_none_or(|sink| sink == self.sink)
     }
 }
 
@@ -124,6 +133,9 @@ impl Outgoing {
         each("standpipe-chain", &hex(&event.chain.0));
         each("traceparent", &event.traceparent());
         each("content-type", b"application/json");
+        if event.is_control() {
+            each("standpipe-sink", common.sink.as_bytes());
+        }
         if let Some(replay) = &event.replay {
             each("standpipe-replay", decimal(replay.of.0, &mut digits));
         }
@@ -265,7 +277,7 @@ mod tests {
     fn headers(out: &Outgoing) -> Vec<(String, String)> {
         let ledger = LedgerId(uuid::Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0));
         let mut found = Vec::new();
-        out.headers(&Common::new(ledger, Shard(2)), |name, value| {
+        out.headers(&Common::new(ledger, Shard(2), &SinkName::from("crm")), |name, value| {
             found.push((name.to_owned(), String::from_utf8(value.to_vec()).unwrap()));
         });
         found
@@ -289,6 +301,23 @@ mod tests {
         let found: Vec<(&str, &str)> = found.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(found, expected);
         assert!(traceparent.starts_with("00-") && traceparent.ends_with("-01") && traceparent.len() == 55);
+    }
+
+    #[test]
+    fn an_announcement_alone_names_its_sink_and_is_no_other_sinks() {
+        let mut out = outgoing("{}", None);
+        assert!(headers(&out).iter().all(|(name, _)| name != "standpipe-sink"));
+        let event = Recorded { event_type: "standpipe.gap".into(), ..out.event().clone() };
+        let batch =
+            Batch { shard: Shard(2), after: Seq(41), chain_before: Chain([0; 32]), void: None, events: vec![event] };
+        out = Outgoing::new(&Arc::new(batch), 0, "control".into(), "acme".into(), Vec::new());
+        let found = headers(&out);
+        let of = |name: &str| found.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        assert_eq!(of("standpipe-sink"), Some("crm"));
+        let ledger = LedgerId(uuid::Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0));
+        assert!(Common::new(ledger, Shard(2), &SinkName::from("crm")).are_of(of));
+        assert!(!Common::new(ledger, Shard(2), &SinkName::from("erp")).are_of(of));
+        assert!(!Common::new(ledger, Shard(1), &SinkName::from("crm")).are_of(of));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use crate::config::SinkStart;
 use crate::event::ports::{
-    ChainAt, Feed, LedgerError, Ownership, RehydrateBook, Route, ShardBounds, SinkBook, SinkRow,
+    ChainAt, Crossing, Feed, LedgerError, Ownership, RehydrateBook, Route, ShardBounds, SinkBook, SinkRow,
 };
 use crate::event::{Chain, Seq, SinkName};
 use crate::mutant::{Mutant, planted};
@@ -31,6 +31,8 @@ pub(super) struct Place {
     pub(super) seq: Seq,
     pub(super) chain: Chain,
     pub(super) tails: Tails,
+    /// The last void on its way.
+    pub(super) crossed: Option<Crossing>,
     /// Its last rehydration.
     pub(super) rehydrated: Option<Rehydrated>,
 }
@@ -38,9 +40,10 @@ pub(super) struct Place {
 impl Place {
     /// What the sink's cursor says there.
     pub(super) fn cursor(&self, settings: &Settings) -> Cursor {
-        let Self { seq, chain, tails, rehydrated } = self;
+        let Self { seq, chain, tails, crossed, rehydrated } = self;
         Cursor::new(settings.ledger, settings.shard, *seq, *chain, tails.clone())
             .by(settings.instance)
+            .crossed(*crossed)
             .rehydrated(*rehydrated)
     }
 }
@@ -144,32 +147,24 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         refuse_another(start, &found)?;
     }
     let cursor = found.cursor.take().transpose()?;
-    let chain = match &cursor {
-        Some(cursor) if cursor.ledger == bounds.ledger && cursor.seq <= bounds.head => {
-            Some(start.book.chain_at(settings.shard, cursor.seq).await?)
+    let cursor = match (cursor, lost) {
+        (Some(cursor), Some(lost)) => {
+            return rehydrate(start, cluster, producer, feed, (cursor, row.cursor, lost), &bounds).await;
         }
-        _ => None,
+        (cursor, _) => cursor,
     };
-    let verdict = if lost.is_some() {
-        Verdict::Rehydrate
-    } else {
-        // The offset is above 0 only by deletion: then there was a cursor that W had not followed yet.
-        let has_begun = found.low > 0 || row.has_begun();
-        judge(&settings.cursor_topic, has_begun, cursor.as_ref(), row.cursor, &bounds, chain)?
-    };
-    match (verdict, cursor) {
+    // The offset is above 0 only by deletion: then there was a cursor that W had not followed yet.
+    let has_begun = found.low > 0 || row.has_begun();
+    match (judge(&settings.cursor_topic, has_begun, cursor.as_ref(), row.cursor, &bounds)?, cursor) {
         (Verdict::FirstStart, _) | (_, None) => first(start, producer, &bounds).await,
-        (Verdict::Rehydrate, Some(cursor)) => {
-            rehydrate(start, cluster, producer, feed, (cursor, row.cursor, lost.unwrap_or_default()), &bounds).await
-        }
         (verdict, Some(cursor)) => {
             let ends = cluster.ends(&cursor.topics).await?;
-            compare(&cursor, &settings.control_topic, &ends)?;
+            compare(&cursor, &ends)?;
             if verdict == Verdict::NoteAndGo {
                 start.book.keep_cursor(start.sink, start.owner, Seq::ZERO).await?;
             }
-            let Cursor { seq, chain, topics: tails, rehydrated, .. } = cursor;
-            let place = Place { seq, chain, tails, rehydrated };
+            let Cursor { seq, chain, topics: tails, crossed, rehydrated, .. } = cursor;
+            let place = Place { seq, chain, tails, crossed, rehydrated };
             Ok(Placed { producer, place })
         }
     }
@@ -192,7 +187,7 @@ async fn look_first<C: Cluster, B: SinkBook + RehydrateBook>(
 }
 
 /// Takes over the cursor topic of another ledger: from where this one says that the sink stood, else as a new one.
-async fn adopt<P: Transactions, B: SinkBook>(
+async fn adopt<P: Transactions, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     producer: P,
     row: &SinkRow,
@@ -205,7 +200,7 @@ async fn adopt<P: Transactions, B: SinkBook>(
 }
 
 /// The first start of a sink: W = 0 first, so that a cursor without W can only be a crash between the two.
-async fn first<P: Transactions, B: SinkBook>(
+async fn first<P: Transactions, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     producer: P,
     bounds: &ShardBounds,
@@ -258,7 +253,7 @@ async fn seek<C: Cluster, B: SinkBook + RehydrateBook>(
 }
 
 /// Puts the cursor somewhere, in a transaction of its own.
-pub(super) async fn write<P: Transactions, B: SinkBook>(
+pub(super) async fn write<P: Transactions, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     mut producer: P,
     seq: Seq,
@@ -271,7 +266,8 @@ pub(super) async fn write<P: Transactions, B: SinkBook>(
             why: format!("it does not know the chain at {seq}, though it keeps the events behind it"),
         }));
     };
-    let place = Place { seq, chain, tails, rehydrated };
+    let crossed = start.book.crossing(settings.shard, seq).await?;
+    let place = Place { seq, chain, tails, crossed, rehydrated };
     let cursor = place.cursor(settings).to_json();
     producer.submit(Transaction { messages: Vec::new(), cursor }).await?;
     fail::fail_point!("kafka::after_place");

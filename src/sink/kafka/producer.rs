@@ -148,7 +148,7 @@ impl Client {
                 }
             }
         }
-        let common = Common::new(settings.ledger, settings.shard);
+        let common = settings.common();
         let shard_key = settings.shard.to_string();
         // Before the first transaction every message counts as the first of its partition.
         Ok(Self { producer, reports, settings, common, shard_key, before: Seq(u64::MAX) })

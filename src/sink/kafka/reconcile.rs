@@ -25,7 +25,9 @@ use super::partition::partition_of;
 use super::place::{Place, Start};
 use super::proof::{TopicHeld, Way, way};
 use super::verify::Stop;
-use crate::event::ports::{ChainAt, Decision, Excuses, Feed, LedgerError, Reconcile, Route, ShardBounds, SinkBook};
+use crate::event::ports::{
+    ChainAt, Decision, Excuses, Feed, LedgerError, Reconcile, RehydrateBook, Route, ShardBounds, SinkBook,
+};
 use crate::event::{Chain, GapReason, Seq};
 use crate::sink::enrich::Enricher;
 
@@ -50,7 +52,7 @@ struct Work {
 }
 
 /// Carries the order out.
-pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
+pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cluster: &mut C,
     mut producer: C::Producer,
@@ -67,9 +69,8 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     let names = names(start, feed, &written, (from, bounds.head)).await?;
     let held = cluster.held(&names, (from, bounds.head)).await?;
     let held: BTreeMap<_, _> = held.into_iter().map(|topic| (topic.topic.clone(), topic)).collect();
-    let control = &start.settings.control_topic;
-    let ours = held.values().filter(|topic| *topic.topic != **control);
-    let furthest = ours.flat_map(|topic| topic.partitions.iter().flatten()).map(|partition| partition.last).max();
+    let furthest =
+        held.values().flat_map(|topic| topic.partitions.iter().flatten()).map(|partition| partition.last).max();
     let goal = base.max(copy.unwrap_or_default()).max(furthest.unwrap_or_default());
     tracing::warn!(%sink, %shard, cursor = %base, goes_on = %goal, from = %from, "the sink is being reconciled");
     if order.after >= bounds.oldest {
@@ -119,8 +120,9 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook>(
     work.commit(&mut producer, kept.to_json()).await?;
     fail::fail_point!("kafka::reconcile_cursor");
     let chain = chain(start, goal).await?;
-    work.end_behind_what_is_held(control);
-    let place = Place { seq: goal, chain, tails: work.tails, rehydrated: kept.rehydrated };
+    work.end_behind_what_is_held();
+    let crossed = start.book.crossing(shard, goal).await?;
+    let place = Place { seq: goal, chain, tails: work.tails, crossed, rehydrated: kept.rehydrated };
     producer.submit(Transaction { messages: Vec::new(), cursor: place.cursor(start.settings).to_json() }).await?;
     // What neither the ledger nor the topics can tell of any more.
     if base > Seq::ZERO && base.next() < from && goal > base {
@@ -287,7 +289,7 @@ impl Work {
         excuses: &Excuses,
     ) -> Result<(), KafkaSinkError> {
         let event = message.event();
-        let (seq, is_control) = (event.seq, event.is_control());
+        let seq = event.seq;
         let age = (now - event.recorded_at).try_into().unwrap_or_default();
         message.partition = partition_of(message.key.as_bytes(), info.partitions);
         let number = usize::try_from(message.partition).expect("a partition is never negative");
@@ -311,7 +313,7 @@ impl Work {
         }
         let mut prev = self.before.insert(place, seq).unwrap_or_default();
         let is_late = !is_there && !may_be_gone && partition.last > seq;
-        if !is_late && !is_control {
+        if !is_late {
             // What stands last may be of a void, which the ledger does not tell of.
             prev = prev.max(partition.last);
         }
@@ -336,10 +338,9 @@ impl Work {
         Ok(())
     }
 
-    /// A partition ends with what it holds, also where that is of a void, which the ledger does not tell of. What is in the
-    /// control topic may be another sink's.
-    fn end_behind_what_is_held(&mut self, control: &str) {
-        for (name, topic) in self.held.iter().filter(|(name, _)| ***name != *control) {
+    /// A partition ends with what it holds, also where that is of a void, which the ledger does not tell of.
+    fn end_behind_what_is_held(&mut self) {
+        for (name, topic) in &self.held {
             let Some(tail) = self.tails.get_mut(name) else { continue };
             for (last, partition) in tail.last.iter_mut().zip(topic.partitions.iter().flatten()) {
                 *last = (*last).max(partition.last);

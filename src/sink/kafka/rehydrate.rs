@@ -31,7 +31,7 @@ use crate::mutant::{Mutant, planted};
 const PARTS: usize = 4;
 
 /// What a ledger that was rewound has lost of a sink.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lost {
     /// Whether it still has what the cursor stands for.
     has_cursor: bool,
@@ -55,11 +55,9 @@ pub(super) async fn lost<B: SinkBook + RehydrateBook>(
     } else {
         match start.book.chain_at(shard, cursor.seq).await? {
             ChainAt::Known(chain) if chain == cursor.chain => {
-                // Another sink with the same cursor may have found it before this one: then the chain of the void's end is
-                // this one's too, and what this one has written tells whether it came there by delivering what was lost.
-                let before = start.book.unsettled(sink, shard, cursor.seq).await?;
-                let newest = cursor.topics.values().flat_map(|tail| &tail.last).max();
-                before.is_none_or(|before| newest.is_none_or(|newest| *newest <= before))
+                // Another sink that had come as far may have found it before this one: then the chain at the void's end is
+                // this one's too, and what follows links to it. So it tells by which void it came there.
+                start.book.crossing(shard, cursor.seq).await? == cursor.crossed || planted(Mutant::CrossingUnread)
             }
             ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => false,
             ChainAt::Expired => return Ok(None),
@@ -117,7 +115,7 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
         "the ledger was rewound behind the sink: reading back what it has delivered, so that nothing of it is repeated"
     );
     fail::fail_point!("kafka::rehydrate_void");
-    compare(&cursor, &start.settings.control_topic, &cluster.ends(&cursor.topics).await?)?;
+    compare(&cursor, &cluster.ends(&cursor.topics).await?)?;
     let skips = keep_delivered(start, cluster, &cursor.topics, &way).await?;
     fail::fail_point!("kafka::rehydrate_skips");
     let reclaimed = reclaim(start, feed, way).await?;

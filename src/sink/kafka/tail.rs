@@ -17,6 +17,7 @@ use super::config::{Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::KafkaSinkError;
 use super::look::{Decided, Views, link};
+use super::message::Common;
 use super::read::{header, read_through};
 use super::verify::Stop;
 use crate::event::ports::Delivered;
@@ -94,22 +95,16 @@ impl Wanted<'_> {
     }
 
     fn read(&self, looker: &Looker, settings: &Settings, from: i64, to: i64) -> Result<Found, KafkaSinkError> {
-        let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
+        let common = settings.common();
         let mut found = Found::default();
         read_through(looker, self.topic, &[(self.partition, from, to)], TRANSACTION_TIMEOUT, |message| {
-            self.take(message, &ledger, &shard, &mut found)
+            self.take(message, &common, &mut found)
         })?;
         Ok(found)
     }
 
-    fn take(
-        &self,
-        message: &BorrowedMessage<'_>,
-        ledger: &str,
-        shard: &str,
-        found: &mut Found,
-    ) -> Result<(), KafkaSinkError> {
-        let Some((seq, prev)) = link(message, ledger, shard) else { return Ok(()) };
+    fn take(&self, message: &BorrowedMessage<'_>, common: &Common, found: &mut Found) -> Result<(), KafkaSinkError> {
+        let Some((seq, prev)) = link(message, common) else { return Ok(()) };
         if seq <= self.after || seq > self.upto {
             return Ok(());
         }

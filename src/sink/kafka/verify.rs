@@ -1,11 +1,12 @@
 //! The start-up verification (INV-8): what Kafka says (the cursor C and the ends of the partitions) against what the
-//! ledger says (head, chain, the copy W). Pure; the table of design.md section 5, row by row.
+//! ledger says (head, the copy W). Pure; the table of design.md section 5, row by row. Whether the ledger was rewound behind
+//! the sink is asked before, in [`lost`](super::rehydrate::lost).
 
 use std::sync::Arc;
 
 use super::cluster::{PartitionEnd, TopicEnd};
 use super::cursor::{Cursor, Tails};
-use crate::event::ports::{ChainAt, ShardBounds};
+use crate::event::ports::ShardBounds;
 use crate::event::{LedgerId, Seq};
 
 /// Kafka and the ledger disagree: going on could lose or repeat events, so the sink stops and names the way out.
@@ -180,19 +181,16 @@ pub(super) enum Verdict {
     NoteAndGo,
     /// Go on.
     Go,
-    /// The ledger was rewound behind the sink.
-    Rehydrate,
 }
 
-/// Compares the cursor partition with the ledger. `has_begun`: there was a cursor, whatever W says. `chain` is the ledger's
-/// at C.
+/// Compares the cursor partition with a ledger that has lost nothing of what the cursor stands for. `has_begun`: there was a
+/// cursor, whatever W says.
 pub(super) fn judge(
     topic: &str,
     has_begun: bool,
     cursor: Option<&Cursor>,
     copy: Option<Seq>,
     bounds: &ShardBounds,
-    chain: Option<ChainAt>,
 ) -> Result<Verdict, Stop> {
     let Some(cursor) = cursor else {
         let copied = copy.unwrap_or(Seq::ZERO);
@@ -205,29 +203,17 @@ pub(super) fn judge(
     if cursor.ledger != bounds.ledger {
         return Err(Stop::OtherLedger { topic: topic.to_owned(), found: cursor.ledger, ours: bounds.ledger });
     }
-    if at > bounds.head {
-        return Ok(Verdict::Rehydrate);
-    }
-    match chain {
-        Some(ChainAt::Known(chain)) if chain != cursor.chain => return Ok(Verdict::Rehydrate),
-        Some(ChainAt::Void | ChainAt::Beyond) => return Ok(Verdict::Rehydrate),
-        _ => {}
-    }
     if let Some(copy) = copy.filter(|copy| *copy > at) {
         return Err(Stop::KafkaRewound { topic: topic.to_owned(), cursor: at, copy });
     }
     if at.next() < bounds.oldest {
         return Err(Stop::Expired { cursor: at, oldest: bounds.oldest });
     }
-    match chain {
-        Some(ChainAt::Known(_)) => Ok(if copy.is_none() { Verdict::NoteAndGo } else { Verdict::Go }),
-        // Removed, or cut off, between the two looks at the ledger.
-        _ => Err(Stop::Expired { cursor: at, oldest: bounds.oldest }),
-    }
+    Ok(if copy.is_none() { Verdict::NoteAndGo } else { Verdict::Go })
 }
 
 /// Compares the partition counts and the ends of partitions with what the cursor says of them.
-pub(super) fn compare(cursor: &Cursor, control: &str, ends: &[TopicEnd]) -> Result<(), Stop> {
+pub(super) fn compare(cursor: &Cursor, ends: &[TopicEnd]) -> Result<(), Stop> {
     for end in ends {
         let Some(tail) = cursor.topics.get(&end.topic) else { continue };
         let Some(partitions) = &end.partitions else {
@@ -239,9 +225,7 @@ pub(super) fn compare(cursor: &Cursor, control: &str, ends: &[TopicEnd]) -> Resu
             return Err(Stop::PartitionsChanged { topic: Arc::clone(&end.topic), was, now, cursor: cursor.seq });
         }
         for (partition, (expected, found)) in tail.last.iter().zip(partitions).enumerate() {
-            // Every Kafka sink of the deployment announces there, so nothing in it follows from one sink's cursor.
-            let shared = &*end.topic == control;
-            if let Some(found) = disagreement(*expected, found, shared) {
+            if let Some(found) = disagreement(*expected, found) {
                 let topic = Arc::clone(&end.topic);
                 return Err(Stop::TailDisagrees { topic, partition, expected: *expected, found });
             }
@@ -252,7 +236,7 @@ pub(super) fn compare(cursor: &Cursor, control: &str, ends: &[TopicEnd]) -> Resu
 
 /// What is wrong with the end of a partition. Another sink may write to the same topic, so a later message counts only
 /// when it names ours as its predecessor; what retention has removed cannot be compared.
-fn disagreement(expected: Seq, end: &PartitionEnd, shared: bool) -> Option<String> {
+fn disagreement(expected: Seq, end: &PartitionEnd) -> Option<String> {
     let at = end.ours.iter().rposition(|(seq, _)| *seq == expected);
     if expected == Seq::ZERO {
         return None;
@@ -267,7 +251,7 @@ fn disagreement(expected: Seq, end: &PartitionEnd, shared: bool) -> Option<Strin
     }
     let after = at.map_or(0, |at| at + 1);
     let follower = end.ours[after..].iter().find(|(seq, prev)| *prev == expected && *seq > expected);
-    follower.filter(|_| !shared).map(|(seq, _)| format!("{seq} follows it"))
+    follower.map(|(seq, _)| format!("{seq} follows it"))
 }
 
 /// The tails that a sink has after an operator's seek: what the partitions really hold, with their present count.

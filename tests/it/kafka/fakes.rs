@@ -8,8 +8,8 @@ use bytes::Bytes;
 use standpipe::clock::Clock;
 use standpipe::config::{KafkaConfig, NewProducer, SinkStart};
 use standpipe::event::ports::{
-    Address, ChainAt, Decision, Delivered, Excuses, Feed, LedgerError, NewDeadLetter, Ownership, RehydrateBook,
-    Rehydration, Route, RouteError, ShardBounds, SinkBook, SinkRow, SinkState,
+    Address, ChainAt, Crossing, Decision, Delivered, Excuses, Feed, LedgerError, NewDeadLetter, Ownership,
+    RehydrateBook, Rehydration, Route, RouteError, ShardBounds, SinkBook, SinkRow, SinkState,
 };
 use standpipe::event::{
     AccountName, Batch, Chain, ContentHash, Epoch, EventType, GapReason, LedgerId, Recorded, Replay, Seq, Shard,
@@ -264,11 +264,12 @@ impl RehydrateBook for FakeLedger {
         Ok(way)
     }
 
-    async fn unsettled(&self, _: &SinkName, _: Shard, at: Seq) -> Result<Option<Seq>, LedgerError> {
+    async fn crossing(&self, _: Shard, at: Seq) -> Result<Option<Crossing>, LedgerError> {
         let state = self.state();
-        let settled = state.settled.contains(&at);
-        let before = |at| state.voids.iter().find(|(_, void)| void.to == at).map(|(before, _)| *before);
-        Ok(std::iter::successors(before(at).filter(|_| !settled), |at| before(*at)).last())
+        let voids = state.voids.iter().filter(|(_, void)| void.to <= at);
+        Ok(voids.fold(None, |before, (after, void)| {
+            Some(Crossing::from((*after, self.chain(&state, *after).unwrap()), before, void.to))
+        }))
     }
 
     async fn is_rehydrated(&self, _: &SinkName, _: Shard, found: Seq, chain: Chain) -> Result<bool, LedgerError> {

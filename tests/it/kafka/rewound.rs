@@ -104,6 +104,39 @@ async fn a_sink_that_finds_its_own_chain_at_the_end_of_a_void_skips_what_it_has_
     assert_eq!(stage.ids().await, ids((1..=40).chain([56])));
 }
 
+/// Nothing in the lost range was for the sink to deliver, so that nothing in its topics tells how it came to the void's end.
+#[tokio::test]
+async fn a_sink_that_stands_at_the_end_of_a_void_that_it_has_not_crossed_gets_what_stands_before_it() {
+    let stage = Stage::delivered_some("uncrossed", 25).await;
+    for at in 26..=40 {
+        stage.ledger.add_as(&format!("h{at}"), "deal.updated", "9", "FILTERED".into(), None);
+    }
+    stage.ledger.publish();
+    let running = stage.start();
+    stage.wait_copy(40).await;
+    running.stop().await.unwrap();
+    let cursor = stage.cursor().await.unwrap();
+    stage.ledger.rewind(25);
+    for at in 0..5 {
+        stage.ledger.add_as(&format!("n{at}"), "deal.updated", "9", format!(r#"{{"new":{at}}}"#), None);
+    }
+    // Another sink that had come as far is found first.
+    stage.ledger.mark_void(40, cursor["chain"].as_str().unwrap().parse().unwrap());
+    let running = stage.start();
+    stage.wait_copy(45).await;
+    running.stop().await.unwrap();
+    assert_eq!(stage.ledger.state().reclaimed, (26..=30).map(Seq).collect::<Vec<_>>());
+    assert_eq!(stage.ids().await, ids(1..=25).into_iter().chain((0..5).map(|at| format!("n{at}"))).collect());
+    // Now it has.
+    stage.ledger.record_some(1);
+    let running = stage.start();
+    stage.wait_copy(46).await;
+    running.stop().await.unwrap();
+    assert_eq!(stage.ledger.state().reclaimed.len(), 5);
+    let crossed = &stage.cursor().await.unwrap()["crossed"];
+    assert_eq!((&crossed["after"], &crossed["to"]), (&30.into(), &40.into()));
+}
+
 /// INV-8: also where the database has gone on since, so that only the chain can tell.
 #[tokio::test]
 async fn what_was_recorded_under_seqs_that_the_sink_had_used_comes_as_a_replay() {

@@ -7,8 +7,8 @@ use standpipe::clock::Clock;
 use standpipe::event::budget::{BudgetAsk, BudgetBook, Limit, Limits, Requests};
 use standpipe::event::grant::{Claimed, Fingerprint, GrantBook, GrantClaim, GrantFailure, KeyId, NewGrant, Sealed};
 use standpipe::event::ports::{
-    ChainAt, Delivered, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, RehydrateBook, SinkBook,
-    SinkState, StreamBook, StreamState, Submission,
+    ChainAt, Crossing, Delivered, LedgerError, NewDeadLetter, Ownership, PageOutcome, ReadLedger, RehydrateBook,
+    ShardBounds, SinkBook, SinkState, StreamBook, StreamState, Submission,
 };
 use standpipe::event::{
     Capacity, Chain, DeliveryBook, DeliveryChanges, ExhaustedDelivery, Failures, GapReason, KeepDelivery, LedgerId,
@@ -191,7 +191,7 @@ async fn keeps_what_sinks_keep<L: Whole>(ledger: &L, owner: Ownership) {
 
 /// INV-18: sinks that had come to different places leave one void behind the other, in whatever order they are found.
 async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
-    let before = ledger.bounds(SHARD).await.unwrap().head;
+    let ShardBounds { head: before, chain: chain_before, .. } = ledger.bounds(SHARD).await.unwrap();
     let (near, far) = (Seq(before.0 + 10), Seq(before.0 + 25));
     let (near_chain, far_chain) = (Chain([1; 32]), Chain([2; 32]));
     let mut ways = Vec::new();
@@ -202,12 +202,14 @@ async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
         assert_eq!((way.goes_on, way.goes_on_chain, way.until), (found, chain, before));
         ways.push((sink, way));
     }
-    // They are one void to whoever asks what a sink may have delivered in it, until its rehydration is done.
+    // They are one void to whoever asks how a sink comes across them.
+    let crossing = async |at| ledger.crossing(SHARD, at).await.unwrap();
+    assert_eq!(crossing(Seq(near.0 - 1)).await, None);
+    for (at, to) in [(near, near), (Seq(far.0 - 1), near), (far, far), (Seq(far.0 + 9), far)] {
+        assert_eq!(crossing(at).await, Some(Crossing { after: before, chain: chain_before, to }), "{at}");
+    }
     for (sink, way) in &ways {
-        let unsettled = async || ledger.unsettled(sink, SHARD, way.found).await.unwrap();
-        assert_eq!(unsettled().await, Some(before), "{sink}");
         ledger.rehydrated(sink, owner, way, 0).await.unwrap();
-        assert_eq!(unsettled().await, None, "{sink}");
     }
     skips_what_was_delivered(ledger, owner, before).await;
     let recording = Recording::start(ledger, owner).await;

@@ -62,13 +62,7 @@ impl Follower {
                 // And what lies below these may be counted by it, or not: it is remembered, and the links go on from the
                 // cursor. What came between is met with the next message's link.
                 let end = views.decided(topic, *number, Instant::now() + 2 * TRANSACTION_TIMEOUT)?.high;
-                watch.follow(
-                    topic.clone(),
-                    *number,
-                    last.copied().unwrap_or_default(),
-                    end,
-                    is_shared(&settings, topic),
-                );
+                watch.follow(topic.clone(), *number, last.copied().unwrap_or_default(), end);
             }
             let mut follower =
                 Self { looker: Looker::new(&settings, Isolation::Committed)?, settings, next: from, lag: 0 };
@@ -90,7 +84,7 @@ impl Follower {
     /// The next messages.
     pub(super) async fn round(mut self) -> Result<Round, KafkaSinkError> {
         thread::call("following a sink's topics", 10 * ROUND, move || {
-            let (ledger, shard) = (self.settings.ledger.short(), self.settings.shard.to_string());
+            let common = self.settings.common();
             let mut messages = Vec::new();
             let deadline = Instant::now() + ROUND;
             while messages.len() < ROUND_MESSAGES && Instant::now() < deadline {
@@ -104,7 +98,7 @@ impl Follower {
                         };
                         *next = message.offset() + 1;
                         let topic = place.0.clone();
-                        if let Some(seen) = Seen::of(&message, &ledger, &shard) {
+                        if let Some(seen) = Seen::of(&message, &common) {
                             messages.push(Light {
                                 topic,
                                 partition: seen.partition,
@@ -153,8 +147,7 @@ impl Follower {
         })
         .await?;
         for (topic, number, low) in new {
-            let is_shared = is_shared(&follower.settings, &topic);
-            watch.follow_new(topic, number, low, is_shared);
+            watch.follow_new(topic, number, low);
         }
         Ok(follower)
     }
@@ -170,9 +163,4 @@ impl Follower {
     pub(super) const fn lag(&self) -> f64 {
         self.lag as f64
     }
-}
-
-/// Every Kafka sink of the deployment announces there.
-fn is_shared(settings: &Settings, topic: &str) -> bool {
-    topic == settings.control_topic
 }

@@ -48,8 +48,6 @@ struct Followed {
     judged_from: i64,
     /// Whether the first message may name a predecessor that retention has removed.
     may_begin_anywhere: bool,
-    /// Whether links and repetitions say nothing, because every Kafka sink writes here.
-    is_shared: bool,
 }
 
 /// Everything that is remembered.
@@ -70,21 +68,20 @@ impl Watch {
     }
 
     /// Follows a partition whose last message of this sink is `last`.
-    pub(super) fn follow(&mut self, topic: Arc<str>, partition: i32, last: Seq, judged_from: i64, is_shared: bool) {
+    pub(super) fn follow(&mut self, topic: Arc<str>, partition: i32, last: Seq, judged_from: i64) {
         let followed = Followed {
             trail: Trail::behind(last),
             highest: last,
             awaited: VecDeque::new(),
             judged_from,
             may_begin_anywhere: false,
-            is_shared,
         };
         self.partitions.insert((topic, partition), followed);
     }
 
     /// Follows a partition that is new to the sink, from its first message on.
-    pub(super) fn follow_new(&mut self, topic: Arc<str>, partition: i32, low: i64, is_shared: bool) {
-        self.follow(topic.clone(), partition, Seq::ZERO, 0, is_shared);
+    pub(super) fn follow_new(&mut self, topic: Arc<str>, partition: i32, low: i64) {
+        self.follow(topic.clone(), partition, Seq::ZERO, 0);
         if let Some(followed) = self.partitions.get_mut(&(topic, partition)) {
             followed.may_begin_anywhere = low > 0;
         }
@@ -131,18 +128,13 @@ impl Watch {
             }
             return None;
         }
-        if !followed.is_shared {
-            if is_again {
-                return Some(Verdict::Bad(
-                    Fault::Duplicate,
-                    "the same event stands in this topic before it".to_owned(),
-                ));
-            }
-            if !light.is_repair
-                && let Some((fault, why)) = followed.step(light)
-            {
-                return Some(Verdict::Bad(fault, why));
-            }
+        if is_again {
+            return Some(Verdict::Bad(Fault::Duplicate, "the same event stands in this topic before it".to_owned()));
+        }
+        if !light.is_repair
+            && let Some((fault, why)) = followed.step(light)
+        {
+            return Some(Verdict::Bad(fault, why));
         }
         Some(self.compare(light))
     }
@@ -204,7 +196,7 @@ mod tests {
 
     fn watch() -> Watch {
         let mut watch = Watch::behind(Seq(10));
-        watch.follow("deals".into(), 0, Seq(10), 100, false);
+        watch.follow("deals".into(), 0, Seq(10), 100);
         for seq in 11..=30 {
             watch.learn(seq);
         }
@@ -248,7 +240,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut watch = Watch::behind(Seq::ZERO);
-        watch.follow_new("deals".into(), 0, 5, false);
+        watch.follow_new("deals".into(), 0, 5);
         for (offset, seq) in (5..).zip(7..WINDOW as u64 + 20) {
             let fault = judged(&mut watch, &light(seq, seq - 1, offset));
             assert_ne!(fault, Some(Fault::Missing), "the first one may name what retention removed");

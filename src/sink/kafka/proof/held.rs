@@ -48,7 +48,7 @@ pub(in super::super) fn held(
     (from, to): (Seq, Seq),
 ) -> Result<Vec<TopicHeld>, KafkaSinkError> {
     let views = Views::new(settings)?;
-    let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
+    let common = settings.common();
     let mut all = Vec::with_capacity(names.len());
     for name in names {
         let mut topic = TopicHeld {
@@ -67,7 +67,7 @@ pub(in super::super) fn held(
                 partitions.push(PartitionHeld { low: decided.low, ..PartitionHeld::default() });
             }
             read_through(&views.committed, name, &wanted, STALLED, |message| {
-                let Some(seen) = Seen::of(message, &ledger, &shard).filter(|seen| seen.seq <= to) else {
+                let Some(seen) = Seen::of(message, &common).filter(|seen| seen.seq <= to) else {
                     return Ok(());
                 };
                 topic.seqs.insert(seen.seq);

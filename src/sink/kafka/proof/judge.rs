@@ -18,8 +18,6 @@ const MAX_SUSPECTS: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
-    /// Every Kafka sink of the deployment announces there: neither links nor repetitions say anything.
-    pub(super) is_shared: bool,
     pub(super) seen: SeqSet,
     /// None where it does not exist.
     pub(super) partitions: Option<Vec<Partition>>,
@@ -56,9 +54,9 @@ pub(super) struct Judge {
 }
 
 impl Topic {
-    pub(super) fn new(name: Arc<str>, is_shared: bool, expected: &Expected) -> Self {
+    pub(super) fn new(name: Arc<str>, expected: &Expected) -> Self {
         let seen = SeqSet::new(expected.from, expected.to);
-        Self { name, is_shared, seen, partitions: None, config: TopicConfig::default() }
+        Self { name, seen, partitions: None, config: TopicConfig::default() }
     }
 
     pub(super) fn partition(&self, number: i32) -> Option<&Partition> {
@@ -96,16 +94,12 @@ impl Judge {
         };
         let is_judged = seen.seq >= expected.from;
         if is_judged && !topic.seen.insert(seen.seq) {
-            if topic.is_shared {
-                proof.others += 1;
-            } else {
-                proof.found(finding(Fault::Duplicate, "the same event stands in this topic before it".to_owned()));
-            }
+            proof.found(finding(Fault::Duplicate, "the same event stands in this topic before it".to_owned()));
             return;
         }
         if seen.is_repair {
             partition.trail.mend(seen.seq);
-        } else if !topic.is_shared {
+        } else {
             partition.trail.step(seen.seq, seen.prev, seen.offset);
         }
         if !is_judged {

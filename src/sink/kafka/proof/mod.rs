@@ -241,8 +241,7 @@ async fn read<B: ProofBook>(
         let names: Vec<Arc<str>> = written.keys().chain(&expected.topics).cloned().collect();
         let mut topics = HashMap::new();
         for name in names {
-            let is_shared = *name == *settings.control_topic;
-            topics.entry(name.clone()).or_insert_with(|| Topic::new(name, is_shared, &expected));
+            topics.entry(name.clone()).or_insert_with(|| Topic::new(name, &expected));
         }
         let mut judge = Judge { expected, topics, suspects: Vec::new(), proof };
         let views = Views::new(&settings)?;
@@ -279,9 +278,9 @@ fn read_topic(
         topic.partitions = Some(partitions);
         topic.config = config;
     }
-    let (ledger, shard) = (settings.ledger.short(), settings.shard.to_string());
+    let common = settings.common();
     read_through(&views.committed, name, &wanted, STALLED, |message| {
-        if let Some(seen) = Seen::of(message, &ledger, &shard) {
+        if let Some(seen) = Seen::of(message, &common) {
             judge.message(name, &seen);
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rdkafka::message::{BorrowedMessage, Message as _};
 
-use super::super::message::own_bytes;
+use super::super::message::{Common, own_bytes};
 use super::super::read::header;
 use crate::event::Seq;
 
@@ -48,10 +48,10 @@ impl<'m> Seen<'m> {
         own_bytes(self.value, self.own_bytes)
     }
 
-    /// None where it is of another ledger or shard, or of nobody's.
-    pub(in super::super) fn of(message: &'m BorrowedMessage<'_>, ledger: &str, shard: &str) -> Option<Self> {
+    /// None where it is of another ledger, shard or sink, or of nobody's.
+    pub(in super::super) fn of(message: &'m BorrowedMessage<'_>, common: &Common) -> Option<Self> {
         let value = |name: &str| header(message, name);
-        if value("standpipe-ledger")? != ledger || value("standpipe-shard")? != shard {
+        if !common.are_of(value) {
             return None;
         }
         Some(Self {
