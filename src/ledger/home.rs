@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{MutexGuard, PoisonError};
 
-use super::database::{failed, within};
+use super::database::{Session, failed, within};
 use super::open::Ledger;
+use super::store::Doubt;
 use crate::event::Shard;
 use crate::event::ports::{LedgerError, Ownership};
 
@@ -62,6 +63,14 @@ impl Ledger {
             _ => return Ok(()),
         };
         Err(LedgerError::Moved { shard, why })
+    }
+
+    /// Refuses the database of a connection that is not the one that the shard's owner began on. Neither the epoch nor the
+    /// chain tells the recorder: one that lacks the last commits may have given the same epoch to another owner, and a void
+    /// leads to the chain that was there before.
+    pub(super) async fn look_home(&self, session: &mut Session, shard: Shard) -> Result<(), Doubt> {
+        let now = sqlx::query_scalar!(r#"SELECT standpipe_home() AS "now!""#).fetch_one(&mut **session).await;
+        self.at_home(shard, &now.map_err(Doubt::Nothing)?).map_err(Doubt::Elsewhere)
     }
 
     fn homes(&self) -> MutexGuard<'_, HashMap<Shard, String>> {

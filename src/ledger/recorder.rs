@@ -209,6 +209,7 @@ impl<S: Store> Recorder<S> {
                     }
                 }
                 Ok(answer) => return Err(self.lost(answer.epoch, answer.head.map(seq_from_db))),
+                Err(Doubt::Elsewhere(error)) => return Err(error),
                 Err(Doubt::Nothing(error)) if is_data_exception(&error) => self.set_aside(draft, &error).await?,
                 Err(Doubt::Nothing(error)) => return Err(failed(DOING)(error)),
                 Err(Doubt::Unknown(error)) => {

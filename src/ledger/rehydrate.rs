@@ -32,10 +32,12 @@ struct Locked {
     bytes: i64,
 }
 
-async fn lock(session: &mut Session, shard: i16, owner: Ownership) -> Result<Locked, LedgerError> {
+async fn lock(ledger: &Ledger, session: &mut Session, owner: Ownership) -> Result<Locked, LedgerError> {
     let doing = "locking a shard";
+    let shard = ledger.known_shard(owner.shard)?;
     let row = sqlx::query!(
-        "SELECT head, chain, oldest, bytes FROM shards WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE",
+        r#"SELECT head, chain, oldest, bytes, standpipe_home() AS "home!" FROM shards
+         WHERE shard = $1 AND epoch = $2 FOR NO KEY UPDATE"#,
         shard,
         owner.epoch.0
     )
@@ -43,6 +45,7 @@ async fn lock(session: &mut Session, shard: i16, owner: Ownership) -> Result<Loc
     .await
     .map_err(failed(doing))?
     .ok_or_else(|| fenced(owner))?;
+    ledger.at_home(owner.shard, &row.home)?;
     Ok(Locked { head: seq_from_db(row.head), chain: row.chain, oldest: seq_from_db(row.oldest), bytes: row.bytes })
 }
 
@@ -144,7 +147,7 @@ impl RehydrateBook for Ledger {
         let shard = self.known_shard(owner.shard)?;
         within(doing, async {
             let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            let locked = lock(&mut session, shard, owner).await?;
+            let locked = lock(self, &mut session, owner).await?;
             if let Some(begun) = self.begun(&mut session, sink, shard, found, &chain).await? {
                 session.done().await.map_err(failed(doing))?;
                 return Ok(begun);

@@ -35,6 +35,8 @@ pub struct Settled {
 /// Why a recording call gave no answer.
 #[derive(Debug)]
 pub enum Doubt {
+    /// The ledger lives in another database than its owner began on: nothing was written.
+    Elsewhere(LedgerError),
     /// It is known to have written nothing.
     Nothing(sqlx::Error),
     /// It may have committed.
@@ -124,9 +126,9 @@ impl Store for Ledger {
         owner: Ownership,
         (head, chain): (Seq, Chain),
     ) -> Result<Answer, Doubt> {
-        let mut session = match kept.take() {
-            Some(session) => session,
-            None => self.0.db.connection().await.map_err(Doubt::Nothing)?,
+        let (mut session, is_known) = match kept.take() {
+            Some(session) => (session, true),
+            None => (self.0.db.connection().await.map_err(Doubt::Nothing)?, false),
         };
         let mut plan = Plan::of(draft, head, chain);
         if planted(Mutant::PositionFirst) {
@@ -141,6 +143,10 @@ impl Store for Ledger {
         let beside = draft.has_more();
         if beside || self.0.db.pooler() {
             self.0.db.begin_on(&mut session).await.map_err(Doubt::Nothing)?;
+        }
+        // Behind a pooler every transaction may have another server.
+        if !is_known || self.0.db.pooler() {
+            self.look_home(&mut session, owner.shard).await?;
         }
         let answer = plan.call(&mut session, owner, head, chain).await.map_err(doubt)?;
         if answer.outcome != "recorded" {

@@ -275,6 +275,18 @@ impl Model {
         answered.await.map_err(|_| Lost)
     }
 
+    /// Refuses a database that is not the one that the shard's owner began on. A connection ends with its database, so that
+    /// this is the one that is written to.
+    fn at_home(&self, shard: Shard) -> Result<(), LedgerError> {
+        let (known, database) = (self.homes().get(&shard).copied(), self.database().number);
+        match known {
+            Some(known) if known != database => {
+                Err(LedgerError::Moved { shard, why: "the ledger lives in another database now".to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A write of an owner: only under its epoch (INV-6).
     async fn write<T: Send + 'static>(
         &self,
@@ -282,16 +294,12 @@ impl Model {
         owner: Ownership,
         work: impl FnOnce(&mut State) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, LedgerError> {
-        // A connection ends with its database, so that this is the one that is written to.
-        let (known, database) = (self.homes().get(&owner.shard).copied(), self.database().number);
+        let at_home = self.at_home(owner.shard);
         self.call(doing, owner.shard, move |state| {
             if state.epoch != owner.epoch && !planted(Mutant::EpochUnchecked) {
                 return Err(fenced(owner));
             }
-            if known.is_some_and(|known| known != database) {
-                let why = "the ledger lives in another database now".to_owned();
-                return Err(LedgerError::Moved { shard: owner.shard, why });
-            }
+            at_home?;
             let done = work(state);
             if let Err(error @ LedgerError::Refused { .. }) = &done {
                 state.refused = Some(error.to_string());

@@ -249,7 +249,9 @@ impl Store for Model {
             };
             self.carry("moving positions", owner.shard, first).await.map_err(lost)?;
         }
-        self.carry("recording", owner.shard, move |state| state.record(call)).await.map_err(lost)
+        let at_home = self.at_home(owner.shard);
+        let recorded = self.carry("recording", owner.shard, move |state| at_home.map(|()| state.record(call)));
+        recorded.await.map_err(lost)?.map_err(Doubt::Elsewhere)
     }
 
     async fn refused(&self, _: &[Element], error: &sqlx::Error) -> Result<(usize, String), LedgerError> {

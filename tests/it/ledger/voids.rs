@@ -10,6 +10,7 @@ use standpipe::event::{Chain, DedupeKey, DeliveryBook as _, Seq, Shard, SinkName
 use standpipe::ledger::operator::SeekTo;
 
 use super::world::{World, events, page};
+use crate::support::postgres::Postgres;
 
 const SHARD: Shard = Shard(0);
 const FROM_KAFKA: Chain = Chain([0xab; 32]);
@@ -149,6 +150,41 @@ async fn what_a_sink_delivered_is_kept_for_it_alone_and_what_it_did_not_is_wishe
     assert_eq!((row.skips, row.reclaimed, row.done_at.is_some()), (7, 2, true));
     let voids = world.ledger.void_rows().await.unwrap();
     assert_eq!(voids.iter().map(|void| (void.from, void.to)).collect::<Vec<_>>(), [(Seq(11), Seq(25))]);
+}
+
+/// INV-6: the database lost its last commits, among them who owns the shard, and what Kafka had used of it is void: then head,
+/// chain and epoch are those that the owner before knows.
+#[tokio::test]
+async fn an_owner_who_began_on_the_database_before_records_and_marks_nothing() {
+    let mut world = World::new().await;
+    let deals = world.stream("deals").await;
+    let home = world.ledger.home(SHARD).await.unwrap();
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(1..=2))).await, PageOutcome::Recorded);
+    let name = world.url.rsplit('/').next().unwrap().to_owned();
+    let mut admin = PgConnection::connect(&Postgres::shared().await.url("postgres")).await.unwrap();
+    // Another database of the same content takes its name.
+    let swap = [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"),
+        format!("ALTER DATABASE {name} RENAME TO {name}_before"),
+        format!("CREATE DATABASE {name} TEMPLATE {name}_before"),
+        format!("DROP DATABASE {name}_before"),
+    ];
+    let swapped = async {
+        for statement in swap {
+            admin.execute(AssertSqlSafe(statement)).await.unwrap();
+        }
+    };
+    world.record_on(swapped).await;
+    assert_eq!(world.try_record(page(&deals, "p1", "p2", events(3..=3))).await, None, "nobody answers");
+    assert_eq!(world.count("SELECT count(*) FROM events").await, 2);
+    let owner = world.held.ownership();
+    let marked = world.ledger.rewound(&sink("crm"), owner, Seq(25), FROM_KAFKA, Seq(0)).await;
+    assert!(matches!(marked, Err(LedgerError::Moved { .. })), "{marked:?}");
+    // Who begins on it now may.
+    assert_ne!(world.ledger.home(SHARD).await.unwrap().now, home.now);
+    world.record_on(std::future::ready(())).await;
+    assert_eq!(world.record(page(&deals, "p1", "p2", events(3..=3))).await, PageOutcome::Recorded);
 }
 
 /// INV-6.

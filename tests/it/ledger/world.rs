@@ -82,6 +82,17 @@ impl World {
         Self::of(self.config, self.url, self.instance).await
     }
 
+    /// Ends the recorder, does `meanwhile`, and has another one run over the same connections' pool, under the same epoch.
+    pub async fn record_on(&mut self, meanwhile: impl Future<Output = ()>) {
+        self.task.abort();
+        drop((&mut self.task).await);
+        meanwhile.await;
+        let (pages, taken) = mpsc::channel(64);
+        let recorder = Recorder::open(&self.ledger, self.held.ownership()).await.unwrap();
+        self.task = tokio::spawn(recorder.run(taken, self.shelf.clone(), CancellationToken::new()));
+        self.pages = pages;
+    }
+
     async fn of(config: LedgerConfig, url: String, instance: Uuid) -> Self {
         let ledger = open(&config).await;
         let held = Lease::new(&ledger, standpipe::event::Shard(0), instance).try_acquire().await.unwrap().unwrap();
