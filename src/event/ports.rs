@@ -307,7 +307,7 @@ impl SinkState {
 }
 
 /// A sink's row in the ledger for one shard. For a webhook its `cursor` is the truth; for Kafka it is the copy W.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SinkRow {
     /// The last seq that was taken; none before the first start.
     pub cursor: Option<Seq>,

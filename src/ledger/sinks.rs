@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+
 use super::control::sink_gap_id;
 use super::database::{Session, failed, seq_from_db, seq_to_db, within};
 use super::open::Ledger;
@@ -44,6 +48,23 @@ impl Ledger {
             None if planted(Mutant::EpochUnchecked) => Ok(()),
             None => Err(fenced(owner)),
         }
+    }
+
+    /// Changes a sink's row, which must be there, under its owner's epoch (INV-6).
+    async fn change_row(
+        &self,
+        owner: Ownership,
+        doing: &'static str,
+        change: Query<'_, Postgres, PgArguments>,
+    ) -> Result<(), LedgerError> {
+        within(doing, async {
+            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
+            self.own(&mut session, owner, doing).await?;
+            let changed = change.execute(&mut *session).await.map_err(failed(doing))?;
+            session.done().await.map_err(failed(doing))?;
+            if changed.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
+        })
+        .await
     }
 }
 
@@ -123,44 +144,26 @@ impl SinkBook for Ledger {
         // Never beyond the head: a sink that does not know yet that the ledger was rewound must leave the trace of where
         // they still agreed.
         let shard = self.known_shard(owner.shard)?;
-        within(doing, async {
-            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            self.own(&mut session, owner, doing).await?;
-            let kept = sqlx::query!(
-                "UPDATE sinks s SET cursor = greatest(s.cursor, least($3, h.head)), cursor_at = clock_timestamp()
-                 FROM shards h WHERE s.sink = $1 AND s.shard = $2 AND h.shard = $2",
-                sink.as_str(),
-                shard,
-                seq_to_db(cursor)
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            if kept.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
-        })
-        .await
+        let change = sqlx::query!(
+            "UPDATE sinks s SET cursor = greatest(s.cursor, least($3, h.head)), cursor_at = clock_timestamp()
+             FROM shards h WHERE s.sink = $1 AND s.shard = $2 AND h.shard = $2",
+            sink.as_str(),
+            shard,
+            seq_to_db(cursor)
+        );
+        self.change_row(owner, doing, change).await
     }
 
     async fn opens(&self, sink: &SinkName, owner: Ownership, to: Seq) -> Result<(), LedgerError> {
         let doing = "noting that a sink opens a partition";
         let shard = self.known_shard(owner.shard)?;
-        within(doing, async {
-            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            self.own(&mut session, owner, doing).await?;
-            let noted = sqlx::query!(
-                "UPDATE sinks SET opening = $3 WHERE sink = $1 AND shard = $2",
-                sink.as_str(),
-                shard,
-                seq_to_db(to)
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            if noted.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
-        })
-        .await
+        let change = sqlx::query!(
+            "UPDATE sinks SET opening = $3 WHERE sink = $1 AND shard = $2",
+            sink.as_str(),
+            shard,
+            seq_to_db(to)
+        );
+        self.change_row(owner, doing, change).await
     }
 
     async fn sought(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
@@ -250,29 +253,20 @@ impl SinkBook for Ledger {
         let doing = "noting a sink's state";
         let shard = self.known_shard(owner.shard)?;
         let error = error.map(|error| printable(error, REASON_BYTES));
-        within(doing, async {
-            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            self.own(&mut session, owner, doing).await?;
-            // Disabled stays until an operator enables it, whatever is reported after.
-            let noted = sqlx::query!(
-                "UPDATE sinks SET state = $3, error = $4,
-                    state_at = CASE WHEN state = $3 THEN state_at ELSE clock_timestamp() END,
-                    disabled = CASE WHEN $3 = 'disabled' THEN coalesce(disabled, $4, '') ELSE disabled END,
-                    disabled_at = CASE WHEN $3 = 'disabled' THEN coalesce(disabled_at, clock_timestamp())
-                        ELSE disabled_at END
-                 WHERE sink = $1 AND shard = $2",
-                sink.as_str(),
-                shard,
-                state.as_str(),
-                error
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            if noted.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
-        })
-        .await
+        // Disabled stays until an operator enables it, whatever is reported after.
+        let change = sqlx::query!(
+            "UPDATE sinks SET state = $3, error = $4,
+                state_at = CASE WHEN state = $3 THEN state_at ELSE clock_timestamp() END,
+                disabled = CASE WHEN $3 = 'disabled' THEN coalesce(disabled, $4, '') ELSE disabled END,
+                disabled_at = CASE WHEN $3 = 'disabled' THEN coalesce(disabled_at, clock_timestamp())
+                    ELSE disabled_at END
+             WHERE sink = $1 AND shard = $2",
+            sink.as_str(),
+            shard,
+            state.as_str(),
+            error
+        );
+        self.change_row(owner, doing, change).await
     }
 
     async fn keep_rules(
@@ -312,23 +306,14 @@ impl SinkBook for Ledger {
     async fn reconciled(&self, sink: &SinkName, owner: Ownership, cursor: Seq) -> Result<(), LedgerError> {
         let doing = "noting that a sink is reconciled";
         let shard = self.known_shard(owner.shard)?;
-        within(doing, async {
-            let mut session = self.0.db.begin().await.map_err(failed(doing))?;
-            self.own(&mut session, owner, doing).await?;
-            let noted = sqlx::query!(
-                "UPDATE sinks SET cursor = greatest(cursor, $3), cursor_at = clock_timestamp(), reconcile_at = NULL
-                 WHERE sink = $1 AND shard = $2",
-                sink.as_str(),
-                shard,
-                seq_to_db(cursor)
-            )
-            .execute(&mut *session)
-            .await
-            .map_err(failed(doing))?;
-            session.done().await.map_err(failed(doing))?;
-            if noted.rows_affected() == 1 { Ok(()) } else { Err(fenced(owner)) }
-        })
-        .await
+        let change = sqlx::query!(
+            "UPDATE sinks SET cursor = greatest(cursor, $3), cursor_at = clock_timestamp(), reconcile_at = NULL
+             WHERE sink = $1 AND shard = $2",
+            sink.as_str(),
+            shard,
+            seq_to_db(cursor)
+        );
+        self.change_row(owner, doing, change).await
     }
 
     async fn bounds(&self, shard: Shard) -> Result<ShardBounds, LedgerError> {

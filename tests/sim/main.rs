@@ -2,9 +2,8 @@
 //! a Kafka, a vendor and a receiver in memory, under one seed. A process may die, stand still or lose an answer at every
 //! call; what must hold is asked after every step, and at the end everything must have arrived everywhere.
 //!
-//! `SIM_SEEDS=n` runs so many seeds, from `SIM_FROM` on, and tells each that fails; `SIM_SEED=s` runs one (with
-//! `SIM_TRACE=1` step by step),
-//! `STANDPIPE_MUTANT=name` plants a fault (`standpipe::mutant`) and makes the weather of every seed a storm.
+//! `SIM_SEEDS=n` runs so many seeds, from `SIM_FROM` on, and tells which fail; `SIM_SEED=s` runs one (with `SIM_TRACE=1`
+//! step by step). `STANDPIPE_MUTANT=name` plants a fault (`standpipe::mutant`) and makes the weather of every seed a storm.
 
 #![allow(clippy::unwrap_used, reason = "a way to fail")]
 

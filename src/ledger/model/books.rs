@@ -65,19 +65,7 @@ impl SinkBook for Model {
     async fn row(&self, sink: &SinkName, owner: Ownership) -> Result<SinkRow, LedgerError> {
         let sink = sink.clone();
         self.write("reading a sink's row", owner, move |state| {
-            let new = || Sink {
-                row: SinkRow {
-                    cursor: None,
-                    opening: Seq::ZERO,
-                    seek: None,
-                    reconcile: None,
-                    paused: false,
-                    halted: false,
-                    disabled: None,
-                },
-                rules: None,
-                reported: None,
-            };
+            let new = || Sink { row: SinkRow::default(), rules: None, reported: None };
             Ok(state.sinks.entry(sink).or_insert_with(new).row.clone())
         })
         .await

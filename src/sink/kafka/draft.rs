@@ -174,11 +174,8 @@ impl Draft {
                         let message = Outgoing::new(batch, at, topic, key, address.headers);
                         let mut message = body.into_iter().fold(message, Outgoing::with_body);
                         message.partition = partition_of(message.key.as_bytes(), info.partitions);
-                        if event.seq <= means.opening {
-                            let tail = self.place.tails.get(&message.topic).cloned();
-                            let tail = tail.unwrap_or_else(|| Tail::new(info.partitions));
-                            refuse_again(means.cluster, &message, &tail, means.opening).await?;
-                        }
+                        let (tails, opening) = (&self.place.tails, means.opening);
+                        refuse_again(means.cluster, &message, info.partitions, tails, opening).await?;
                         self.add(message, info, means.known)?;
                     }
                 }

@@ -16,20 +16,25 @@ use super::verify::Stop;
 use crate::event::Seq;
 use crate::mutant::{Mutant, planted};
 
-/// Refuses a message that is the sink's first one to its partition and stands there already. `tail` is what the cursor says
-/// of the topic, `opening` what the ledger notes.
+/// Refuses a message of a topic with so many partitions that is the sink's first one to its own, by what the cursor says, and
+/// stands there already. Nothing can where `opening`, which the ledger notes, lies before it.
 pub(super) async fn refuse_again<C: Cluster>(
     cluster: &mut C,
     message: &Outgoing,
-    tail: &Tail,
+    partitions: i32,
+    tails: &Tails,
     opening: Seq,
 ) -> Result<(), KafkaSinkError> {
     let seq = message.event().seq;
-    let number = usize::try_from(message.partition).expect("a partition is never negative");
-    if seq > opening || tail.last.get(number).is_none_or(|last| *last > Seq::ZERO) || planted(Mutant::OpeningUnread) {
+    if seq > opening || planted(Mutant::OpeningUnread) {
         return Ok(());
     }
-    let mut asked = Tail::new(tail.partitions());
+    let number = usize::try_from(message.partition).expect("a partition is never negative");
+    let last = tails.get(&message.topic).and_then(|tail| tail.last.get(number)).copied().unwrap_or_default();
+    if last > Seq::ZERO {
+        return Ok(());
+    }
+    let mut asked = Tail::new(partitions);
     asked.last[number] = seq;
     let ends = cluster.ends(&Tails::from([(message.topic.clone(), asked)])).await?;
     let partitions = ends.into_iter().filter_map(|end| end.partitions);

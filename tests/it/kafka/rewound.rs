@@ -122,10 +122,12 @@ async fn a_sink_that_stands_at_the_end_of_a_void_that_it_has_not_crossed_gets_wh
     }
     // Another sink that had come as far is found first.
     stage.ledger.mark_void(40, cursor["chain"].as_str().unwrap().parse().unwrap());
+    stage.ledger.state().reports.clear();
     let running = stage.start();
+    stage.wait_running().await;
+    assert_eq!(stage.ledger.state().reclaimed, (26..=30).map(Seq).collect::<Vec<_>>());
     stage.wait_copy(45).await;
     running.stop().await.unwrap();
-    assert_eq!(stage.ledger.state().reclaimed, (26..=30).map(Seq).collect::<Vec<_>>());
     assert_eq!(stage.ids().await, ids(1..=25).into_iter().chain((0..5).map(|at| format!("n{at}"))).collect());
     // Now it has.
     stage.ledger.record_some(1);

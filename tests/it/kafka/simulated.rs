@@ -452,6 +452,32 @@ async fn a_rehydration_that_the_ledger_has_forgotten_is_gone_through_again_where
     assert_eq!((sent.len(), different.len()), (55, 55), "forty and fifteen, none of them twice");
 }
 
+/// Found by the simulation: a void that is marked while the shard records is news to the recorder and the feeds, which look
+/// where the ledger ends only when they begin.
+#[tokio::test(start_paused = true)]
+async fn a_void_that_is_marked_while_the_shard_records_starts_its_stages_anew() {
+    let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
+    ledger.record_some(40);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(40).await;
+    stop.cancel();
+    ended(task).await.unwrap();
+    ledger.rewind(25);
+    let recording = sink(&ledger, "simulated", config("nowhere", "deals"));
+    recording.runner.recording.store(true, std::sync::atomic::Ordering::SeqCst);
+    let settings = Arc::new(recording.settings());
+    let moved = ended(tokio::spawn(run_on(recording, settings, kafka.clone()))).await;
+    assert!(matches!(moved, Err(KafkaSinkError::Ledger(LedgerError::Moved { .. }))), "{moved:?}");
+    assert_eq!((ledger.head(), kafka.cursor_seq()), (Seq(40), 40));
+    // The next stages find it marked.
+    ledger.record_again(26..=40);
+    let (stop, task) = kafka.start(&ledger);
+    kafka.wait_cursor(55).await;
+    stop.cancel();
+    ended(task).await.unwrap();
+    assert_eq!(kafka.inside().sent.len(), 40, "none of them twice");
+}
+
 /// INV-7: W is a copy; nothing waits for it.
 #[tokio::test(start_paused = true)]
 async fn delivery_goes_on_while_the_ledger_does_not_keep_the_copy() {
