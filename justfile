@@ -22,7 +22,7 @@ chaos faults="500" events="1000000" minutes="240":
 
 # Simulates the whole protocol, seed after seed (`just simulate 1000000`); one alone: SIM_SEED=n, step by step: SIM_TRACE=1.
 simulate seeds="100000":
-    SIM_SEEDS={{seeds}} cargo test --release --features failpoints --test sim everything -- --nocapture
+    SIM_SEEDS={{seeds}} cargo test --profile checked --features failpoints --test sim everything -- --nocapture
 
 # Runs fuzz targets under libFuzzer, so many minutes of CPU each (`just fuzz guard 60`; without a name all of them).
 fuzz target="all" minutes="10":

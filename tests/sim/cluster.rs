@@ -10,8 +10,8 @@ use standpipe::event::{DedupeKey, Seq};
 use standpipe::ledger::model::Lost;
 use standpipe::mutant::{Mutant, planted};
 use standpipe::sink::kafka::{
-    Cluster, CursorFound, KafkaSinkError, PartitionEnd, PartitionHeld, SeqSet, Settings, Tails, TopicConfig, TopicEnd,
-    TopicHeld, TopicInfo, TopicKind,
+    Cluster, CursorFound, Extent, KafkaSinkError, PartitionEnd, PartitionHeld, SeqSet, Settings, Tails, TopicConfig,
+    TopicEnd, TopicHeld, TopicInfo, TopicKind,
 };
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -159,8 +159,8 @@ impl Cluster for Twin {
     async fn delivered(
         &mut self,
         tails: &Tails,
-        after: Seq,
-        upto: Seq,
+        (after, upto): (Seq, Seq),
+        _: Extent,
         parts: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         for (topic, tail) in tails {
@@ -208,6 +208,9 @@ impl Cluster for Twin {
             for number in 0..partitions_of(&self.settings, topic) {
                 let (_, ours) = self.ours("reading through", (topic.clone(), number)).await?;
                 let mut held = PartitionHeld::default();
+                for message in &ours {
+                    held.meet(message.seq, &message.chain);
+                }
                 for message in ours.iter().filter(|message| message.seq <= to) {
                     if !planted(Mutant::HeldUnread) {
                         seqs.insert(message.seq);

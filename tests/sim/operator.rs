@@ -1,6 +1,6 @@
 //! What comes from the side: an operator's orders, retention, and the loss of what a database or a cluster held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngExt as _;
@@ -163,8 +163,11 @@ fn cut(oracle: &Oracle) {
     let sink = of[world.dice().random_range(0..of.len())];
     let floors: BTreeMap<Shard, Seq> =
         (0..world.layout.shards).map(Shard).map(|shard| (shard, oracle.floor(sink.name, shard))).collect();
+    let both = oracle.is_rewound();
+    let topics: BTreeSet<_> =
+        oracle.broker.places().into_iter().map(|place| place.0).filter(|name| holds(sink, name)).collect();
     // What stays: messages up to the floor, and the first cursor of the present history that has come to it: it is not lost
-    // what tells of a rehydration.
+    // what tells of a rehydration, nor, where PostgreSQL has lost it too, which topics there are.
     let is_firm = |place: &Place, record: &Record| match record {
         Record::Event(message) => message.seq <= floors[&message.shard],
         Record::Cursor(_) => {
@@ -175,7 +178,11 @@ fn cut(oracle: &Oracle) {
                     let is_it = cursor.rehydrated.is_some_and(|last| last.seq == way.found && last.chain == way.chain);
                     name.as_str() != sink.name || is_it || cursor.seq > way.found
                 });
-                cursor.seq >= floors[&shard] && ledger.chain_at(cursor.seq) == ChainAt::Known(cursor.chain) && is_back
+                let names_all = topics.iter().all(|topic| cursor.topics.contains_key(topic));
+                (names_all || !both)
+                    && cursor.seq >= floors[&shard]
+                    && ledger.chain_at(cursor.seq) == ChainAt::Known(cursor.chain)
+                    && is_back
             })
         }
     };
@@ -196,9 +203,14 @@ fn cut(oracle: &Oracle) {
             places.push((place, to));
         }
     }
-    if !places.is_empty() {
-        world.count("cuts");
-        oracle.cut(&Cut { sink: sink.name, floors, places });
-        oracle.judge();
+    if places.is_empty() {
+        return;
+    }
+    world.count(if both { "losses of both" } else { "cuts" });
+    oracle.cut(&Cut { sink: sink.name, floors, places });
+    oracle.judge();
+    // Who puts both back orders it before anything starts: neither need tell of the other.
+    if both {
+        reconcile(world, &oracle.ledger, oracle);
     }
 }

@@ -66,8 +66,8 @@ pub struct History {
     chains: HashMap<Seq, Vec<Chain>>,
     /// The ends of voids, and what stands before them.
     voids: HashMap<At, At>,
-    /// Where a sink's cursor ever stood.
-    pub cursors: BTreeSet<(Seq, [u8; 32])>,
+    /// Where a sink ever was: by its cursors, and by its messages.
+    pub used: BTreeSet<(Seq, [u8; 32])>,
 }
 
 impl History {
@@ -103,7 +103,7 @@ impl History {
         self.next.clear();
     }
 
-    /// The ledger: seqs are dense (INV-2) but for voids, which end where a sink's cursor stood (INV-18); the chain links,
+    /// The ledger: seqs are dense (INV-2) but for voids, which end where a sink was (INV-18); the chain links,
     /// ids are unique and none is left out (INV-1), positions are never ahead of what is recorded (INV-1), a page goes on
     /// where its stream is (INV-3), and who writes names the epoch that holds (INV-6).
     fn recorded(&mut self, ledger: &State) -> Verdict {
@@ -150,7 +150,7 @@ impl History {
             ledger.voids.iter().find(|(before, void)| *before == self.head && void.to < next)
         {
             let end = (void.to, void.chain);
-            hold(self.cursors.contains(&(void.to, void.chain.0)), || {
+            hold(self.used.contains(&(void.to, void.chain.0)), || {
                 format!("INV-18: the void from {before} to {} ends where no sink stood", void.to)
             })?;
             self.voids.insert(end, (self.head, self.chain.unwrap_or(Chain::start(ledger.id))));
@@ -272,6 +272,12 @@ impl Oracle {
         let seen = self.seen.lock().unwrap();
         let agrees = |shard: &Shard| seen.topics.agrees(*shard, &self.ledger.look(*shard));
         self.broker.is_settled() && !seen.topics.is_any_cut() && self.shards.iter().all(agrees)
+    }
+
+    /// Whether a sink has come further than PostgreSQL, or elsewhere, since it was rewound.
+    pub fn is_rewound(&self) -> bool {
+        let seen = self.seen.lock().unwrap();
+        self.shards.iter().any(|shard| seen.topics.is_ahead(*shard, &self.ledger.look(*shard)))
     }
 
     pub fn is_cut(&self) -> bool {

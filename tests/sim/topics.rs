@@ -116,11 +116,12 @@ impl Topics {
                 })?;
             }
             for message in messages {
+                history.used.insert((message.seq, message.chain.parse::<Chain>().expect("a chain").0));
                 let is_new = known.ids.insert(message.id.clone());
                 hold(is_new, || format!("{} was delivered to {} before", message.id, sink.name))?;
             }
             known.cursor = Some(to);
-            history.cursors.insert((to.0, to.1.0));
+            history.used.insert((to.0, to.1.0));
         }
         Ok(())
     }
@@ -163,8 +164,12 @@ impl Topics {
             let Some(floor) = read.cut.get(&shard).copied().filter(|_| is_done) else { continue };
             let Some(known) = self.delivered.get(&(sink.name, shard)) else { continue };
             let passed = known.cursor.map_or(Seq::ZERO, |(seq, _)| seq);
-            let owed =
-                ledger.events.iter().filter(|event| event.seq > floor && event.seq <= passed && sink.takes(event));
+            let comes_again = |seq| {
+                let mut replays = ledger.replays.iter();
+                replays.any(|(replay, ..)| replay.sink.as_str() == sink.name && replay.of == seq)
+            };
+            let passed_by = ledger.events.iter().filter(|event| event.seq > floor && event.seq <= passed);
+            let owed = passed_by.filter(|event| sink.takes(event) && !comes_again(event.seq));
             let missing = owed.map(|event| &event.id).find(|id| !known.ids.contains(&***id));
             hold(missing.is_none(), || format!("{} is reconciled up to {passed} without {missing:?}", sink.name))?;
             read.cut.remove(&shard);
@@ -173,17 +178,27 @@ impl Topics {
         Ok(())
     }
 
-    /// Whether nothing is under way in a shard that a loss in Kafka would be more than.
+    /// Whether nothing is under way in a shard that a loss in Kafka would be more than. PostgreSQL may have been rewound a
+    /// moment ago, so that both have lost something.
     pub fn agrees(&self, shard: Shard, ledger: &State) -> bool {
         self.sinks.iter().all(|(sink, _)| {
             let (row, known) =
                 (sink.row(ledger), self.delivered.get(&(sink.name, shard)).and_then(|known| known.cursor));
-            let (Some(row), Some((seq, chain))) = (row, known) else { return false };
+            let (Some(row), Some((seq, _))) = (row, known) else { return false };
             let is_running = row.reported.as_ref().is_some_and(|(state, _)| *state == SinkState::Running);
             let replayed = ledger.replays.iter().all(|(.., recorded)| recorded.is_some_and(|recorded| recorded <= seq));
             let is_back = ledger.ways.iter().all(|(.., done)| *done);
-            is_running && replayed && is_back && row.rules.is_some() && ledger.chain_at(seq) == ChainAt::Known(chain)
+            is_running && replayed && is_back && row.rules.is_some()
         })
+    }
+
+    /// Whether a sink's cursor is not on the ledger's chain.
+    pub fn is_ahead(&self, shard: Shard, ledger: &State) -> bool {
+        self.delivered
+            .iter()
+            .filter(|((_, of), _)| *of == shard)
+            .filter_map(|(_, known)| known.cursor)
+            .any(|(seq, chain)| !matches!(ledger.chain_at(seq), ChainAt::Known(known) if known == chain))
     }
 
     /// Kafka has lost the ends of partitions: what was there is not delivered any more.

@@ -12,7 +12,7 @@ use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::cluster::{Cluster, CursorFound, TopicEnd, TopicInfo, TopicKind};
+use super::cluster::{Cluster, CursorFound, Extent, TopicEnd, TopicInfo, TopicKind};
 use super::config::{ADMIN_TIMEOUT, Isolation, Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::{KafkaSinkError, code_of};
@@ -130,13 +130,13 @@ impl Cluster for KafkaCluster {
     async fn delivered(
         &mut self,
         tails: &Tails,
-        after: Seq,
-        upto: Seq,
+        range: (Seq, Seq),
+        extent: Extent,
         found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         let (settings, tails) = (self.settings.clone(), tails.clone());
         thread::call("reading back what was delivered", tail::LIMIT, move || {
-            tail::delivered(&settings, &tails, after, upto, &found)
+            tail::delivered(&settings, &tails, range, extent, &found)
         })
         .await
     }

@@ -74,6 +74,15 @@ pub enum TopicKind {
     Control,
 }
 
+/// How much of what was delivered must still be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All: what is not known to be delivered would be delivered again.
+    Whole,
+    /// Whatever is left: what Kafka has lost is to be delivered again.
+    Left,
+}
+
 /// The end of one partition, as a `read_committed` consumer sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PartitionEnd {
@@ -119,13 +128,13 @@ pub trait Cluster: Send {
     fn last_cursor(&mut self) -> impl Future<Output = Result<CursorFound, KafkaSinkError>> + Send;
 
     /// Reads back what this shard has delivered to the partitions of `tails` in `after + 1 ..= upto`, and hands it over, each
-    /// with its seq, in parts of some thousands. Fails as [`Stop::TailTooShort`](super::verify::Stop) where a partition does not hold all
-    /// of it any more; ends early when nobody takes the parts.
+    /// with its seq, in parts of some thousands. Fails as [`Stop::TailTooShort`](super::verify::Stop) where a partition does not
+    /// hold what must be there; ends early when nobody takes the parts.
     fn delivered(
         &mut self,
         tails: &Tails,
-        after: Seq,
-        upto: Seq,
+        range: (Seq, Seq),
+        extent: Extent,
         found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> impl Future<Output = Result<(), KafkaSinkError>> + Send;
 

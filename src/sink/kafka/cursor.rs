@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use crate::event::ports::Crossing;
+use crate::event::ports::{Crossing, Rehydration};
 use crate::event::{Chain, LedgerId, Seq, Shard};
 
 /// The version of the value's form that this program writes, and the highest that it reads.
@@ -57,6 +57,14 @@ pub struct Rehydrated {
     pub seq: Seq,
     /// The chain that the sink had there.
     pub chain: Chain,
+}
+
+impl Rehydrated {
+    /// What a cursor tells of a way back.
+    #[must_use]
+    pub const fn by(way: &Rehydration) -> Self {
+        Self { base: way.base, seq: way.found, chain: way.chain }
+    }
 }
 
 /// What a sink has last written to each topic.

@@ -49,7 +49,7 @@ pub use audit::{Audit, audit};
 pub use check::{Checked, check, reach};
 pub use client::KafkaCluster;
 pub use cluster::{
-    Cluster, Committed, CursorFound, PartitionEnd, TopicEnd, TopicInfo, TopicKind, Transaction, Transactions,
+    Cluster, Committed, CursorFound, Extent, PartitionEnd, TopicEnd, TopicInfo, TopicKind, Transaction, Transactions,
 };
 pub use config::{Settings, check_properties};
 pub use cursor::{Cursor, CursorError, Rehydrated, Tail, Tails, control_topic, cursor_topic};

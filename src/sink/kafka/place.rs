@@ -20,7 +20,7 @@ use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
 use super::cursor::{Cursor, Rehydrated, Tails};
 use super::error::{Disposition, KafkaSinkError};
-use super::reconcile::reconcile;
+use super::reconcile::{Known, reconcile};
 use super::rehydrate::{lost, refuse_another, rehydrate};
 use super::runner::Runner;
 use super::verify::{Stop, Verdict, compare, found_tails, judge};
@@ -116,9 +116,16 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     if let Some(to) = row.seek {
         return seek(start, cluster, producer, to, found.cursor.and_then(Result::ok), &bounds).await;
     }
+    let lost = match &found.cursor {
+        Some(Ok(cursor)) => lost(start, cursor, &bounds).await?,
+        _ => None,
+    };
+    if lost.is_some() {
+        refuse_another(start, &found)?;
+    }
     let has_begun = found.cursor.is_some() || row.has_begun();
     if let Some(order) = row.reconcile.as_ref().filter(|_| has_begun) {
-        let known = (found.cursor.and_then(Result::ok), row.cursor);
+        let known = Known { cursor: found.cursor.and_then(Result::ok), copy: row.cursor, lost };
         let done = reconcile(start, cluster, producer, feed, known, order, &bounds).await;
         if done.as_ref().is_err_and(|error| error.disposition() == Disposition::Halt) {
             // It cannot be carried out: who orders it again has done something about the reason.
@@ -138,13 +145,6 @@ pub(super) async fn place<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
             "the cursor of another ledger is taken over (--adopt)"
         );
         return adopt(start, producer, row, &bounds).await;
-    }
-    let lost = match &found.cursor {
-        Some(Ok(cursor)) => lost(start, cursor, &bounds).await?,
-        _ => None,
-    };
-    if lost.is_some() {
-        refuse_another(start, &found)?;
     }
     let cursor = found.cursor.take().transpose()?;
     let cursor = match (cursor, lost) {

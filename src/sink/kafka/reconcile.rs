@@ -7,6 +7,10 @@
 //! it anew emits nothing twice. The cursor stays where it was until all of it is there: until then, a start without the
 //! order would stop as before.
 //!
+//! PostgreSQL may have been rewound too, as where both were restored: then the topics hold what the ledger has lost, and
+//! perhaps records under the same seqs anew. The furthest of it is gone back from first (see [`way_back`]), by what is left
+//! in the topics: what they hold is not delivered again, and what they have lost comes again from the source.
+//!
 //! What is missing at a partition's end goes there as ever, and its links hold. Where later messages stand already it comes
 //! behind them, outside the order promise, and says so by `standpipe-repair`; its `standpipe-prev` names the one that it
 //! belongs behind.
@@ -17,13 +21,14 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::cluster::{Cluster, TopicInfo, TopicKind, Transaction, Transactions};
-use super::cursor::{Cursor, Tail, Tails};
+use super::cursor::{Cursor, Rehydrated, Tail, Tails};
 use super::draft::{MAX_BYTES, fits};
 use super::error::KafkaSinkError;
 use super::message::Outgoing;
 use super::partition::partition_of;
 use super::place::{Place, Start};
-use super::proof::{TopicHeld, Way, way};
+use super::proof::{PartitionHeld, TopicHeld, Way, way};
+use super::rehydrate::{Lost, Trace, way_back};
 use super::verify::Stop;
 use crate::event::ports::{
     ChainAt, Decision, Excuses, Feed, LedgerError, Reconcile, RehydrateBook, Route, ShardBounds, SinkBook,
@@ -51,27 +56,52 @@ struct Work {
     expired: u64,
 }
 
+/// Where the sink stands, as far as anybody knows.
+pub(super) struct Known {
+    pub(super) cursor: Option<Cursor>,
+    /// The ledger's copy of it.
+    pub(super) copy: Option<Seq>,
+    /// What a ledger that was rewound has lost of it.
+    pub(super) lost: Option<Lost>,
+}
+
 /// Carries the order out.
 pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cluster: &mut C,
     mut producer: C::Producer,
     feed: &mut F,
-    (cursor, copy): (Option<Cursor>, Option<Seq>),
+    known: Known,
     order: &Reconcile,
     bounds: &ShardBounds,
 ) -> Result<(C::Producer, Place), KafkaSinkError> {
     let (sink, shard) = (start.sink, start.settings.shard);
-    let base = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq);
-    agree(start, cursor.as_ref(), bounds, order).await?;
+    agree(start, known.cursor.as_ref(), bounds, order)?;
     let from = bounds.oldest.max(order.after.next());
-    let written = cursor.as_ref().map(|cursor| cursor.topics.clone()).unwrap_or_default();
+    let written = known.cursor.as_ref().map(|cursor| cursor.topics.clone()).unwrap_or_default();
     let names = names(start, feed, &written, (from, bounds.head)).await?;
-    let held = cluster.held(&names, (from, bounds.head)).await?;
+    let mut held = cluster.held(&names, (from, bounds.head)).await?;
+    let gone_back = match stranger(start, &known, &held).await? {
+        Some(place) => {
+            let forgotten = known.lost.and_then(|lost| lost.rehydrated);
+            let trace = Trace::Topics(&ends(&held));
+            Some(way_back(start, cluster, feed, place, (known.copy, forgotten), trace, bounds).await?)
+        }
+        None => None,
+    };
+    // The ledger may have come further meanwhile: by a void, or because it has recorded again what the topics hold.
+    let back = gone_back.map_or(Seq::ZERO, |back| back.goes_on);
+    let reach = ends(&held).values().flat_map(|tail| &tail.last).copied().max().unwrap_or_default().max(back);
+    if reach > bounds.head {
+        held = cluster.held(&names, (from, reach)).await?;
+    }
+    let Known { cursor, copy, lost } = known;
+    let base = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq);
     let held: BTreeMap<_, _> = held.into_iter().map(|topic| (topic.topic.clone(), topic)).collect();
     let furthest =
         held.values().flat_map(|topic| topic.partitions.iter().flatten()).map(|partition| partition.last).max();
-    let goal = base.max(copy.unwrap_or_default()).max(furthest.unwrap_or_default());
+    let stood = if lost.is_some_and(|lost| !lost.has_cursor) { Seq::ZERO } else { base };
+    let goal = stood.max(back).max(copy.unwrap_or_default()).max(furthest.unwrap_or_default());
     tracing::warn!(%sink, %shard, cursor = %base, goes_on = %goal, from = %from, "the sink is being reconciled");
     if order.after >= bounds.oldest {
         tracing::warn!(
@@ -122,7 +152,8 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let chain = chain(start, goal).await?;
     work.end_behind_what_is_held();
     let crossed = start.book.crossing(shard, goal).await?;
-    let place = Place { seq: goal, chain, tails: work.tails, crossed, rehydrated: kept.rehydrated };
+    let rehydrated = gone_back.as_ref().map(Rehydrated::by).or(kept.rehydrated);
+    let place = Place { seq: goal, chain, tails: work.tails, crossed, rehydrated };
     producer.submit(Transaction { messages: Vec::new(), cursor: place.cursor(start.settings).to_json() }).await?;
     // What neither the ledger nor the topics can tell of any more.
     if base > Seq::ZERO && base.next() < from && goal > base {
@@ -134,8 +165,51 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     Ok((producer, place))
 }
 
-/// Reconciling starts from a ledger that knows all that Kafka ever took, and from the rules by which it took it.
-async fn agree<B: SinkBook>(
+/// The furthest place of the sink in a history that the ledger has lost; none where it has lost nothing of it.
+async fn stranger<B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    known: &Known,
+    held: &[TopicHeld],
+) -> Result<Option<(Seq, Chain)>, KafkaSinkError> {
+    let shard = start.settings.shard;
+    let cursor = known.cursor.as_ref();
+    // Where the cursor is the ledger's, so is what lies before it; else the cursor is a place to go back from, or the one
+    // where the rehydration began that the ledger has forgotten.
+    let (sure, lost) = match known.lost {
+        None => (cursor.map(|cursor| cursor.seq), None),
+        Some(Lost { has_cursor: true, rehydrated }) => (None, rehydrated.map(|last| (last.seq, last.chain))),
+        Some(_) => (None, cursor.map(|cursor| (cursor.seq, cursor.chain))),
+    };
+    let sure = sure.max(known.copy).unwrap_or_default();
+    let ends = held.iter().flat_map(|topic| topic.partitions.iter().flatten()).filter_map(|partition| partition.end);
+    let mut places: Vec<(Seq, Chain)> = ends.filter(|(seq, _)| *seq > sure).collect();
+    places.sort_unstable_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+    places.dedup();
+    for (seq, chain) in places.into_iter().filter(|(seq, _)| lost.is_none_or(|(lost, _)| *seq > lost)) {
+        let is_ours = match start.book.chain_at(shard, seq).await? {
+            // A void ends there with the chain of who came furthest, which need not be by way of the void.
+            ChainAt::Known(ours) if ours == chain => {
+                start.book.crossing(shard, seq).await?.is_none_or(|crossing| crossing.to != seq)
+            }
+            ChainAt::Expired => true,
+            ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => false,
+        };
+        if !is_ours {
+            return Ok(Some((seq, chain)));
+        }
+    }
+    Ok(lost)
+}
+
+/// What the topics end with.
+fn ends(held: &[TopicHeld]) -> Tails {
+    let topics = held.iter().filter_map(|topic| Some((topic.topic.clone(), topic.partitions.as_ref()?)));
+    let last = |partition: &PartitionHeld| partition.end.map_or(Seq::ZERO, |(seq, _)| seq);
+    topics.map(|(topic, partitions)| (topic, Tail { last: partitions.iter().map(last).collect() })).collect()
+}
+
+/// Reconciling starts from the ledger that the sink delivered from, and from the rules by which it did.
+fn agree<B>(
     start: &Start<'_, B>,
     cursor: Option<&Cursor>,
     bounds: &ShardBounds,
@@ -164,13 +238,7 @@ async fn agree<B: SinkBook>(
         let topic = start.settings.cursor_topic.clone();
         return Err(Stop::OtherLedger { topic, found: cursor.ledger, ours: bounds.ledger }.into());
     }
-    match start.book.chain_at(start.settings.shard, cursor.seq).await? {
-        ChainAt::Known(chain) if chain != cursor.chain => {
-            refuse(format!("the ledger's events up to {} are not those that Kafka has taken", cursor.seq))
-        }
-        ChainAt::Beyond => refuse(format!("Kafka has taken events up to {}, and the ledger ends before", cursor.seq)),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// The topics that the cursor or the rules name.
@@ -306,6 +374,11 @@ impl Work {
         if !is_there && (is_elsewhere || excuses.is_in_gap(seq) || excuses.is_dead_letter(seq)) {
             return Ok(());
         }
+        // Another partition has it: what stood under this seq before the ledger was rewound, so that this one is a skip or
+        // comes again as a replay.
+        if is_there && seq > partition.last {
+            return Ok(());
+        }
         let is_expired = held.is_some_and(|topic| is_cut(seq) && !topic.config.still_keeps(age));
         let may_be_gone = is_compacted || is_expired;
         if !is_there && may_be_gone {
@@ -364,15 +437,20 @@ fn counted_anew(topic: &str) -> KafkaSinkError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proof::{PartitionHeld, SeqSet};
+    use super::super::proof::SeqSet;
     use super::super::topics::TopicConfig;
     use super::*;
 
     #[test]
     fn a_cursor_that_was_set_back_does_not_hide_what_its_partitions_hold() {
         let written = Tails::from([(Arc::from("sell"), Tail { last: vec![Seq(3), Seq(3), Seq(3), Seq::ZERO] })]);
-        let held =
-            |before: u64, last: u64| PartitionHeld { low: 0, first: Seq(1), before: Seq(before), last: Seq(last) };
+        let held = |before: u64, last: u64| PartitionHeld {
+            low: 0,
+            first: Seq(1),
+            before: Seq(before),
+            last: Seq(last),
+            end: None,
+        };
         // Behind the cursor, cut before it, made anew, and written to since the cursor was set back.
         let partitions = vec![held(7, 12), held(2, 2), PartitionHeld::default(), held(5, 5)];
         let topic = TopicHeld {

@@ -15,29 +15,37 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::cluster::{Cluster, CursorFound};
+use super::cluster::{Cluster, CursorFound, Extent};
 use super::cursor::{Cursor, Rehydrated, Tails};
 use super::error::KafkaSinkError;
 use super::place::{Placed, Start, write};
 use super::verify::compare;
 use crate::config::SinkStart;
-use crate::event::Seq;
 use crate::event::ports::{
     ChainAt, Decision, Delivered, Feed, LedgerError, RehydrateBook, Rehydration, ShardBounds, SinkBook,
 };
+use crate::event::{Chain, Seq};
 use crate::mutant::{Mutant, planted};
 
 /// Parts of what was delivered that wait to be kept, at most.
 const PARTS: usize = 4;
 
 /// What a ledger that was rewound has lost of a sink.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Lost {
     /// Whether it still has what the cursor stands for.
-    has_cursor: bool,
+    pub(super) has_cursor: bool,
     /// The sink's last rehydration, where the ledger does not know of it: what the sink was to skip and to get again is lost
     /// with it.
-    rehydrated: Option<Rehydrated>,
+    pub(super) rehydrated: Option<Rehydrated>,
+}
+
+/// What a sink's way back is found by.
+pub(super) enum Trace<'t> {
+    /// All that its cursor tells of: the topics must still hold it.
+    Cursor(&'t Cursor),
+    /// What is left in these topics, which Kafka has lost a part of.
+    Topics(&'t Tails),
 }
 
 /// What the ledger has lost of a sink whose cursor is its own; none where that is nothing.
@@ -93,46 +101,67 @@ pub(super) async fn rehydrate<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     (cursor, copy, lost): (Cursor, Option<Seq>, Lost),
     bounds: &ShardBounds,
 ) -> Result<Placed<C::Producer>, KafkaSinkError> {
+    // Where the cursor is on the ledger's chain, so is all that was delivered since the last rehydration.
+    let again = lost.rehydrated.filter(|_| lost.has_cursor);
+    let place = again.map_or((cursor.seq, cursor.chain), |last| (last.seq, last.chain));
+    let way = way_back(start, cluster, feed, place, (copy, lost.rehydrated), Trace::Cursor(&cursor), bounds).await?;
+    let goes_on = if lost.has_cursor { cursor.seq } else { way.goes_on };
+    let placed = write(start, producer, goes_on, (cursor.topics, Some(Rehydrated::by(&way)))).await?;
+    tracing::warn!(sink = %start.sink, shard = %start.settings.shard, cursor = %goes_on, "the sink is rehydrated");
+    Ok(placed)
+}
+
+/// Finds the way back of a sink that has come to a place which the ledger has lost, and has the ledger ready for it to go on.
+/// The ledger's copy of its cursor, and a rehydration that it has lost, tell up to where both agreed.
+pub(super) async fn way_back<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
+    start: &Start<'_, B>,
+    cluster: &mut C,
+    feed: &mut F,
+    (found, chain): (Seq, Chain),
+    (copy, forgotten): (Option<Seq>, Option<Rehydrated>),
+    trace: Trace<'_>,
+    bounds: &ShardBounds,
+) -> Result<Rehydration, KafkaSinkError> {
     let (sink, shard) = (start.sink, start.settings.shard);
     // Without a copy it was new to this ledger.
     let base = copy.unwrap_or(match start.begin {
         SinkStart::Oldest => Seq::ZERO,
         SinkStart::Now => bounds.head,
     });
-    let base = lost.rehydrated.map_or(base, |last| base.min(last.base));
-    // Where the cursor is on the ledger's chain, so is all that was delivered since the last rehydration.
-    let again = lost.rehydrated.filter(|_| lost.has_cursor);
-    let (found, chain) = again.map_or((cursor.seq, cursor.chain), |last| (last.seq, last.chain));
+    let base = forgotten.map_or(base, |last| base.min(last.base));
     let way = start.book.rewound(sink, start.owner, found, chain, base).await?;
     if way.goes_on > bounds.head && start.runner.recording.load(Ordering::SeqCst) {
         // The recorder and the feeds would hear of it with the next event that is recorded.
         let why = format!("its seqs up to {} are void now, since a sink has used them", way.goes_on);
         return Err(LedgerError::Moved { shard, why }.into());
     }
-    let goes_on = if lost.has_cursor { cursor.seq } else { way.goes_on };
     tracing::warn!(
-        %sink, %shard, cursor = %cursor.seq, head = %bounds.head, agreed = %way.base, %goes_on,
+        %sink, %shard, came = %found, head = %bounds.head, agreed = %way.base, goes_on = %way.goes_on,
         "the ledger was rewound behind the sink: reading back what it has delivered, so that nothing of it is repeated"
     );
     fail::fail_point!("kafka::rehydrate_void");
-    compare(&cursor, &cluster.ends(&cursor.topics).await?)?;
-    let skips = keep_delivered(start, cluster, &cursor.topics, &way).await?;
+    let (tails, extent) = match trace {
+        Trace::Cursor(cursor) => {
+            compare(cursor, &cluster.ends(&cursor.topics).await?)?;
+            (&cursor.topics, Extent::Whole)
+        }
+        Trace::Topics(tails) => (tails, Extent::Left),
+    };
+    let skips = keep_delivered(start, cluster, (tails, extent), &way).await?;
     fail::fail_point!("kafka::rehydrate_skips");
     let reclaimed = reclaim(start, feed, way).await?;
     start.book.rehydrated(sink, start.owner, &way, skips).await?;
     fail::fail_point!("kafka::rehydrate_cursor");
-    let rehydrated = Rehydrated { base: way.base, seq: way.found, chain: way.chain };
-    let placed = write(start, producer, goes_on, (cursor.topics, Some(rehydrated))).await?;
     metrics::counter!(crate::telemetry::metrics::KAFKA_REHYDRATIONS_TOTAL, "sink" => sink.to_string()).increment(1);
-    tracing::warn!(%sink, %shard, cursor = %goes_on, skips, reclaimed, "the sink is rehydrated");
-    Ok(placed)
+    tracing::warn!(%sink, %shard, skips, reclaimed, "the ledger knows again what the sink has delivered");
+    Ok(way)
 }
 
 /// Keeps as skips what the topics hold of the sink after the place where it and the ledger agreed. Gives their number.
 async fn keep_delivered<C: Cluster, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
     cluster: &mut C,
-    tails: &Tails,
+    (tails, extent): (&Tails, Extent),
     way: &Rehydration,
 ) -> Result<u64, KafkaSinkError> {
     let (parts, mut found) = mpsc::channel::<Vec<(Seq, Delivered)>>(PARTS);
@@ -144,7 +173,7 @@ async fn keep_delivered<C: Cluster, B: SinkBook + RehydrateBook>(
         }
         Ok::<u64, KafkaSinkError>(count)
     };
-    let (read, kept) = tokio::join!(cluster.delivered(tails, way.base, way.found, parts), keep);
+    let (read, kept) = tokio::join!(cluster.delivered(tails, (way.base, way.found), extent, parts), keep);
     let kept = kept?;
     read.map(|()| kept)
 }

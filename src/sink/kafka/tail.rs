@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::client::Looker;
+use super::cluster::Extent;
 use super::config::{Settings, TRANSACTION_TIMEOUT};
 use super::cursor::Tails;
 use super::error::KafkaSinkError;
@@ -44,8 +45,8 @@ pub(super) struct Found {
 pub(super) fn delivered(
     settings: &Settings,
     tails: &Tails,
-    after: Seq,
-    upto: Seq,
+    (after, upto): (Seq, Seq),
+    extent: Extent,
     found: &mpsc::Sender<Vec<(Seq, Delivered)>>,
 ) -> Result<(), KafkaSinkError> {
     let views = Views::new(settings)?;
@@ -53,7 +54,7 @@ pub(super) fn delivered(
         for (partition, last) in tail.last.iter().enumerate().filter(|(_, last)| **last > after) {
             let number = i32::try_from(partition).unwrap_or(i32::MAX);
             let decided = views.decided(topic, number, Instant::now() + 2 * TRANSACTION_TIMEOUT)?;
-            let wanted = Wanted { topic, partition: number, after, upto, last: *last };
+            let wanted = Wanted { topic, partition: number, after, upto, last: *last, extent };
             let Found { delivered, .. } = wanted.read_back(&views.committed, settings, decided)?;
             for part in delivered.chunks(PART) {
                 if found.blocking_send(part.to_vec()).is_err() {
@@ -72,17 +73,20 @@ struct Wanted<'t> {
     after: Seq,
     upto: Seq,
     last: Seq,
+    extent: Extent,
 }
 
 impl Wanted<'_> {
     /// Looks further and further back until nothing is missing.
     fn read_back(&self, looker: &Looker, settings: &Settings, decided: Decided) -> Result<Found, KafkaSinkError> {
-        let mut step = FIRST_STEP;
+        // Where something is lost, no link tells whether more is to come.
+        let mut step = if self.extent == Extent::Left { i64::MAX } else { FIRST_STEP };
         loop {
             let from = decided.low.max(decided.high - step);
             let found = self.read(looker, settings, from, decided.high)?;
             let missing = missing(&found.links, (self.after, self.upto), self.last);
             match missing {
+                _ if self.extent == Extent::Left => return Ok(found),
                 None => return Ok(found),
                 // From its very beginning nothing can be missing but what was never there.
                 Some(_) if from <= 0 => return Ok(found),

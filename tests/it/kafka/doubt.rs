@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use standpipe::event::ports::Delivered;
 use standpipe::sink::kafka::{
-    Cluster, Committed, CursorFound, KafkaCluster, KafkaSinkError, Tails, TopicEnd, TopicHeld, TopicInfo, TopicKind,
-    Transaction, Transactions, run_on,
+    Cluster, Committed, CursorFound, Extent, KafkaCluster, KafkaSinkError, Tails, TopicEnd, TopicHeld, TopicInfo,
+    TopicKind, Transaction, Transactions, run_on,
 };
 use tokio::sync::mpsc;
 
@@ -83,11 +83,11 @@ impl Cluster for Doubtful {
     async fn delivered(
         &mut self,
         tails: &Tails,
-        after: Seq,
-        upto: Seq,
+        range: (Seq, Seq),
+        extent: Extent,
         found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
-        self.inner.delivered(tails, after, upto, found).await
+        self.inner.delivered(tails, range, extent, found).await
     }
 
     async fn ends(&mut self, expected: &Tails) -> Result<Vec<TopicEnd>, KafkaSinkError> {

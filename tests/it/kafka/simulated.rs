@@ -8,8 +8,8 @@ use standpipe::event::ports::{Decision, Delivered, LedgerError, Route, RouteErro
 use standpipe::event::{Found, LookUp, LookUpError, LookUps, LookingUp, OnMiss, RecordKey, Recorded, Wanted};
 use standpipe::sink::enrich::Enricher;
 use standpipe::sink::kafka::{
-    Cluster, Committed, Cursor, CursorFound, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicHeld, TopicInfo,
-    TopicKind, Transaction, Transactions, run_on,
+    Cluster, Committed, Cursor, CursorFound, Extent, KafkaSinkError, MAX_ABANDONED, Tails, TopicEnd, TopicHeld,
+    TopicInfo, TopicKind, Transaction, Transactions, run_on,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -151,8 +151,8 @@ impl Cluster for Simulated {
     async fn delivered(
         &mut self,
         _: &Tails,
-        after: Seq,
-        upto: Seq,
+        (after, upto): (Seq, Seq),
+        _: Extent,
         found: mpsc::Sender<Vec<(Seq, Delivered)>>,
     ) -> Result<(), KafkaSinkError> {
         let sent = self.inside().sent.clone();

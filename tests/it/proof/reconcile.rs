@@ -1,11 +1,12 @@
 //! Kafka behind the ledger, brought about in a real Kafka, and made whole by `reconcile`: nothing missing and nothing twice,
 //! as `verify` and a consumer that is not ours see it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::world::{LONG, Pipe, seq};
 use super::{findings, found};
 use crate::support::kafka::Message;
+use crate::support::postgres::Postgres;
 use crate::support::wait::wait_until;
 
 impl Pipe {
@@ -123,6 +124,50 @@ async fn a_cursor_that_was_set_back_or_lost_repeats_nothing() {
     pipe.simulator.emit(30).await;
     pipe.wait_taken(280).await;
     pipe.assert_whole(280, 0).await;
+}
+
+/// As where a whole site is put back: the ledger to a backup, the cursor to one that is as old, and a partition lacks a
+/// message of before as well as the last ones. The topic still holds what the ledger has lost, under seqs that it uses anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_and_a_topic_that_were_both_put_back_lack_nothing_and_repeat_nothing() {
+    let mut pipe = Pipe::start("bothback", 200, "").await;
+    let postgres = Postgres::shared().await;
+    let topic = "standpipe.bothback.crm.cursor";
+    let mut old = pipe.kafka.read_committed(topic).await.pop().unwrap();
+    let backup = postgres.dump(&pipe.database);
+    pipe.simulator.emit(100).await;
+    pipe.wait_taken(300).await;
+    pipe.stop().await;
+    let mut kept = pipe.messages().await;
+    let lacks: Vec<u64> = kept.iter().filter(|message| message.partition == 0).map(seq).collect();
+    let lacks = [&lacks[2..3], &lacks[lacks.len() - 5..]].concat();
+    assert!(lacks[1] > 200, "{lacks:?}");
+    kept.retain(|message| !lacks.contains(&seq(message)));
+    pipe.mirror(&kept, &[]).await;
+    old.headers.clear();
+    pipe.produce(&[old]);
+    // What comes again comes in other company.
+    pipe.simulator.emit(50).await;
+    let restored = postgres.restore(&backup).await;
+    pipe.daemon.reconfigure(&pipe.database, &restored);
+    pipe.daemon.start_again();
+    let error = pipe.wait_state("halted").await;
+    assert!(error.contains("disagrees with the cursor") && error.contains("standpipe reconcile"), "{error}");
+    wait_until("the source has told all of it again", LONG, async || pipe.head().await == 350).await;
+    pipe.verb(&["reconcile", "--sink", "crm"]).await;
+    let emitted: BTreeSet<String> = pipe.simulator.emitted().await.into_iter().map(|event| event.id).collect();
+    wait_until("each event is there", LONG, async || {
+        let messages = pipe.messages().await;
+        let ids: BTreeSet<String> = messages.iter().map(|message| message.header("standpipe-id").to_owned()).collect();
+        assert_eq!(ids.len(), messages.len(), "an event is there twice");
+        ids == emitted
+    })
+    .await;
+    pipe.wait_taken(350).await;
+    let proof = pipe.verify(&[]).await;
+    assert_eq!(found(&proof), [0; 5], "{proof}");
+    pipe.simulator.emit(20).await;
+    wait_until("it goes on", LONG, async || pipe.messages().await.len() == 370).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

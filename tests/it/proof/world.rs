@@ -23,6 +23,7 @@ pub struct Pipe {
     pub simulator: Simulator,
     pub kafka: &'static Kafka,
     pub topic: String,
+    pub database: String,
 }
 
 impl Pipe {
@@ -30,14 +31,15 @@ impl Pipe {
         let simulator = Simulator::start(&["--rate", "0", "--backlog", &backlog.to_string()]).await;
         let kafka = Kafka::shared().await;
         let topic = format!("{deployment}.all");
-        let setup = Setup::new(deployment, &Postgres::shared().await.database().await)
+        let database = Postgres::shared().await.database().await;
+        let setup = Setup::new(deployment, &database)
             .with("lease_ttl = \"4s\"")
             .account("acme", &simulator.url())
             .kafka("crm", &kafka.brokers(), &topic)
             .with(more);
         let mut daemon = Daemon::start(deployment, setup.text());
         daemon.wait_ready(LONG).await;
-        let pipe = Self { daemon, simulator, kafka, topic };
+        let pipe = Self { daemon, simulator, kafka, topic, database };
         pipe.wait_taken(backlog).await;
         pipe
     }

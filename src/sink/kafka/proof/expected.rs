@@ -24,6 +24,8 @@ pub(super) struct Expected {
     pub(super) topics: Vec<Arc<str>>,
     /// Events behind this one are judged by the rules; none where only links can be judged.
     pub(super) rules_after: Option<Seq>,
+    /// Where the topics may hold what the ledger has lost, under seqs that it has given anew: first and last.
+    pub(super) reused: Vec<(Seq, Seq)>,
     pub(super) filtered: u64,
     pub(super) dead_letters: u64,
 }
@@ -62,7 +64,7 @@ pub(in super::super) fn way(rules: &dyn Route, settings: &Settings, event: &Reco
 }
 
 impl Expected {
-    pub(super) fn new(from: Seq, to: Seq, rules_after: Option<Seq>) -> Self {
+    pub(super) fn new(from: Seq, to: Seq, rules_after: Option<Seq>, reused: Vec<(Seq, Seq)>) -> Self {
         let count = usize::try_from((to.0 + 1).saturating_sub(from.0)).unwrap_or(0);
         Self {
             from,
@@ -72,6 +74,7 @@ impl Expected {
             keys: vec![0; count],
             topics: Vec::new(),
             rules_after,
+            reused,
             filtered: 0,
             dead_letters: 0,
         }
@@ -113,6 +116,11 @@ impl Expected {
     /// Whether the present rules are those by which the event was delivered, and tell where it went.
     pub(super) fn is_ruled(&self, seq: Seq) -> bool {
         self.rules_after.is_some_and(|after| seq > after) && self.at(seq).is_none_or(|at| self.place[at] != OPEN)
+    }
+
+    /// Whether what stands there may be of a history that the ledger has lost.
+    pub(super) fn is_reused(&self, seq: Seq) -> bool {
+        self.reused.iter().any(|(first, last)| *first <= seq && seq <= *last)
     }
 
     /// The topic that the rules name for an event.

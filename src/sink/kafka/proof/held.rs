@@ -12,7 +12,7 @@ use super::super::read::read_through;
 use super::super::topics::{self, TopicConfig};
 use super::seen::{STALLED, Seen};
 use super::seqs::SeqSet;
-use crate::event::Seq;
+use crate::event::{Chain, Seq};
 
 /// One topic of it.
 #[derive(Debug)]
@@ -38,6 +38,17 @@ pub struct PartitionHeld {
     pub before: Seq,
     /// The highest seq; repairs do not count.
     pub last: Seq,
+    /// The highest seq of all, beyond those that were asked for too, and the chain at it; none where there is none.
+    pub end: Option<(Seq, Chain)>,
+}
+
+impl PartitionHeld {
+    /// Meets a message, and what its `standpipe-chain` says.
+    pub fn meet(&mut self, seq: Seq, chain: &str) {
+        if self.end.is_none_or(|(end, _)| end < seq) {
+            self.end = chain.parse().ok().map(|chain| (seq, chain)).or(self.end);
+        }
+    }
 }
 
 /// Reads topics through. Blocks.
@@ -67,12 +78,15 @@ pub(in super::super) fn held(
                 partitions.push(PartitionHeld { low: decided.low, ..PartitionHeld::default() });
             }
             read_through(&views.committed, name, &wanted, STALLED, |message| {
-                let Some(seen) = Seen::of(message, &common).filter(|seen| seen.seq <= to) else {
-                    return Ok(());
-                };
-                topic.seqs.insert(seen.seq);
+                let Some(seen) = Seen::of(message, &common) else { return Ok(()) };
                 let at = usize::try_from(seen.partition).unwrap_or(usize::MAX);
-                if let (Some(partition), false) = (partitions.get_mut(at), seen.is_repair) {
+                let Some(partition) = partitions.get_mut(at) else { return Ok(()) };
+                partition.meet(seen.seq, seen.chain);
+                if seen.seq > to {
+                    return Ok(());
+                }
+                topic.seqs.insert(seen.seq);
+                if !seen.is_repair {
                     partition.last = partition.last.max(seen.seq);
                     if seen.seq < from {
                         partition.before = partition.before.max(seen.seq);

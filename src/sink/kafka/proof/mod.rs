@@ -175,7 +175,15 @@ async fn expect<B: ProofBook>(
         proof.found(of_cursor(settings, cursor.seq, why));
         proof.to = head;
     }
-    let mut expected = Expected::new(proof.from, proof.to, rules_after);
+    let reused = question.book.excuses(&settings.sink, settings.shard, proof.from, proof.to).await?.reused;
+    for (first, last) in &reused {
+        let note = format!(
+            "the ledger was rewound and has given {first} to {last} anew: messages there that are of another chain are \
+             judged by their links alone"
+        );
+        proof.notes.push(note);
+    }
+    let mut expected = Expected::new(proof.from, proof.to, rules_after, reused);
     let mut at = Seq(proof.from.0.saturating_sub(1));
     while at < proof.to {
         let Some(batch) = ledger(question, at, proof.to).await? else {

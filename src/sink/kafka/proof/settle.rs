@@ -176,6 +176,10 @@ async fn settle_suspect<B: ProofBook>(
     if judge.expected.topic(suspect.seq) == Some(&suspect.topic) && !judge.expected.has_key(suspect.seq, &suspect.key) {
         differs.push("key");
     }
+    if differs.contains(&"chain") && judge.expected.is_reused(suspect.seq) {
+        judge.proof.unknown += 1;
+        return Ok(());
+    }
     if differs.is_empty() {
         judge.proof.delivered += 1;
         judge.proof.stubs += 1;
