@@ -52,6 +52,8 @@ pub enum Mutant {
     RehydrationForgotten,
     /// INV-18: a sink at the end of a void has crossed it, whatever its cursor says.
     CrossingUnread,
+    /// A reconciliation goes by seqs alone: it does not ask whether the ledger has what the topics end with.
+    StrangerUnread,
     /// INV-8: a partition that was about to get its first message is not looked into.
     OpeningUnread,
     /// INV-18: one partition is not read back.
@@ -76,7 +78,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 32] = [
+    pub const ALL: [(&'static str, Self); 33] = [
         ("cursor-in-ledger-only", Self::CursorInLedgerOnly),
         ("cursor-apart", Self::CursorApart),
         ("cursor-before-init", Self::CursorBeforeInit),
@@ -99,6 +101,7 @@ impl Mutant {
         ("skips-forgotten", Self::SkipsForgotten),
         ("rehydration-forgotten", Self::RehydrationForgotten),
         ("crossing-unread", Self::CrossingUnread),
+        ("stranger-unread", Self::StrangerUnread),
         ("opening-unread", Self::OpeningUnread),
         ("tail-left-out", Self::TailLeftOut),
         ("held-unread", Self::HeldUnread),

@@ -115,10 +115,7 @@ impl Ledger {
                 gaps: gaps.into_iter().map(|gap| (seq_from_db(gap.from_seq), seq_from_db(gap.to_seq))).collect(),
                 dead_letters: letters.into_iter().map(seq_from_db).collect(),
                 skips: skips.into_iter().map(|skip| (seq_from_db(skip.seq), seq_from_db(skip.at_seq))).collect(),
-                reused: reused
-                    .into_iter()
-                    .map(|way| (seq_from_db(way.base).next(), seq_from_db(way.until)))
-                    .collect(),
+                reused: reused.into_iter().map(|way| (seq_from_db(way.base).next(), seq_from_db(way.until))).collect(),
             })
         })
         .await

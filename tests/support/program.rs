@@ -11,7 +11,7 @@ use super::wait::wait_until;
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_standpipe"));
     // What the developer's shell configures must not change a test.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("STANDPIPE_")) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("STANDPIPE_") && name != "STANDPIPE_MUTANT") {
         command.env_remove(name);
     }
     command.env_remove("DATABASE_URL").stdin(Stdio::null());

@@ -34,6 +34,7 @@ use crate::event::ports::{
     ChainAt, Decision, Excuses, Feed, LedgerError, Reconcile, RehydrateBook, Route, ShardBounds, SinkBook,
 };
 use crate::event::{Chain, GapReason, Seq};
+use crate::mutant::{Mutant, planted};
 use crate::sink::enrich::Enricher;
 
 /// Messages of one transaction, at most.
@@ -194,7 +195,7 @@ async fn stranger<B: SinkBook + RehydrateBook>(
             ChainAt::Expired => true,
             ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => false,
         };
-        if !is_ours {
+        if !is_ours && !planted(Mutant::StrangerUnread) {
             return Ok(Some((seq, chain)));
         }
     }

@@ -210,7 +210,10 @@ async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
     }
     for (sink, way) in &ways {
         ledger.rehydrated(sink, owner, way, 0).await.unwrap();
-        assert!(ledger.excuses(sink, SHARD, Seq(1), far).await.unwrap().reused.is_empty(), "{sink} agreed up to the head");
+        assert!(
+            ledger.excuses(sink, SHARD, Seq(1), far).await.unwrap().reused.is_empty(),
+            "{sink} agreed up to the head"
+        );
     }
     // One that had used seqs for other events than the ledger has there.
     let late = SinkName::from("late");
