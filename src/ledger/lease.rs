@@ -19,12 +19,16 @@ const SAFETY: Duration = Duration::from_secs(2);
 /// How often a standby looks at most: a part of what a hand-over costs its consumers, and one look-up by key.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
+/// A lease that seems to last so many times longer than one can is of a clock that was set back since: it is over. A few
+/// times, because another replica's may be configured longer. Who holds it all the same is fenced, and harms nothing.
+const FAR: u32 = 10;
+
 /// Who owns which shard: PostgreSQL keeps it, and [`Model`](super::model::Model) in a simulation.
 pub trait LeaseBook: Clone + Send + Sync + 'static {
     /// How long a lease lasts.
     fn lease_ttl(&self) -> Duration;
-    /// Gives the shard to `instance`, under a new epoch, when nobody holds it, when the holder's time is over, or when it
-    /// is its own from before.
+    /// Gives the shard to `instance`, under a new epoch, when nobody holds it, when the holder's time is over (also by a
+    /// clock that was set back by more than ten lease times since), or when it is its own from before.
     fn take_lease(
         &self,
         shard: Shard,
@@ -185,14 +189,17 @@ impl LeaseBook for Ledger {
     async fn take_lease(&self, shard: Shard, instance: Uuid) -> Result<Option<Epoch>, LedgerError> {
         let doing = "taking a lease";
         let shard = self.known_shard(shard)?;
+        let far = (self.0.lease_ttl * FAR).as_secs_f64();
         within(doing, async {
             // Looked at without a lock first: a standby that locked the row each second would hold up its owner.
             let mut session = self.0.db.session().await.map_err(failed(doing))?;
             let free = sqlx::query!(
-                r#"SELECT coalesce(lease_owner = $2 OR lease_until < clock_timestamp(), true) AS "free!"
+                r#"SELECT coalesce(lease_owner = $2 OR lease_until NOT BETWEEN clock_timestamp()
+                       AND clock_timestamp() + make_interval(secs => $3), true) AS "free!"
                    FROM shards WHERE shard = $1"#,
                 shard,
-                instance
+                instance,
+                far
             )
             .fetch_one(&mut *session)
             .await
@@ -211,11 +218,13 @@ impl LeaseBook for Ledger {
             let taken = sqlx::query!(
                 "UPDATE shards
                  SET epoch = epoch + 1, lease_owner = $2, lease_until = clock_timestamp() + make_interval(secs => $3)
-                 WHERE shard = $1 AND coalesce(lease_owner = $2 OR lease_until < clock_timestamp(), true)
+                 WHERE shard = $1 AND coalesce(lease_owner = $2 OR lease_until NOT BETWEEN clock_timestamp()
+                     AND clock_timestamp() + make_interval(secs => $4), true)
                  RETURNING epoch",
                 shard,
                 instance,
-                self.0.lease_ttl.as_secs_f64()
+                self.0.lease_ttl.as_secs_f64(),
+                far
             )
             .fetch_optional(&mut *session)
             .await

@@ -57,8 +57,9 @@ impl Kept {
 
     /// One exchange at a time, of a refresh token that was not refused, when it is due.
     pub fn claim(&mut self, claim: &GrantClaim, now: OffsetDateTime) -> Claimed {
-        let taken = self.claim.is_some_and(|(_, until)| until > now);
-        if taken {
+        if let Some((_, until)) = self.claim.as_mut().filter(|(_, until)| *until > now) {
+            // By a clock that was set back since it seems to end later than one that begins now would.
+            *until = (*until).min(now + claim.lasts);
             return Claimed::No(self.row(now));
         }
         if claim.configured != self.configured && !self.former.contains(&claim.configured) {
@@ -186,6 +187,17 @@ mod tests {
         assert!(kept.keep(&new(0, token(1)), later));
         let row = kept.row(later);
         assert!(row.refused.is_none() && row.generation == 1 && row.doubt.is_none(), "{row:?}");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_no_claim_for_longer_than_one_lasts() {
+        let mut kept = Kept::new(token(1));
+        assert!(is_ours(&kept.claim(&claim(1, token(1)), NOW)));
+        let back = NOW - Duration::from_hours(5);
+        let asks = |kept: &mut Kept, after| is_ours(&kept.claim(&claim(2, token(1)), back + after));
+        assert!(!asks(&mut kept, Duration::ZERO), "the exchange may be under way");
+        assert!(!asks(&mut kept, LASTS - Duration::from_millis(1)));
+        assert!(asks(&mut kept, LASTS));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use secrecy::SecretString;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::exchange::CLAIM;
 use super::super::client::Vendor;
 use super::seal::{Key, SealError, fingerprint};
 use super::{Access, Grant, Trouble};
@@ -186,7 +187,9 @@ impl<B: GrantBook> Keeper<'_, B> {
         if row.sealed.is_some() && !row.renew_in.is_zero() && !spoilt {
             return Ok(Need::Rest(row.renew_in));
         }
-        if row.claimed_for.is_some() || (row.sealed.is_none() && row.configured != configured) {
+        // One for longer is of a clock that was set back since: to ask for it anew lets it end in time.
+        let claimed = row.claimed_for.is_some_and(|left| left <= CLAIM);
+        if claimed || (row.sealed.is_none() && row.configured != configured) {
             self.pending = true;
             return Ok(Need::Rest(if spoilt { LOOK_FOR_OTHER.0 } else { self.until_other() }));
         }

@@ -51,6 +51,28 @@ async fn a_lease_that_is_not_renewed_passes_on_and_its_holder_stops_before() {
     assert!(taken.ownership().epoch > held.ownership().epoch);
 }
 
+/// PostgreSQL's clock was set back by a day while an owner that is gone held the lease.
+#[tokio::test]
+async fn a_lease_of_a_clock_that_was_set_back_is_over() {
+    let url = Postgres::shared().await.database().await;
+    let ledger = open(&config(&url)).await;
+    let (one, other) = (Lease::new(&ledger, SHARD, Uuid::new_v4()), Lease::new(&ledger, SHARD, Uuid::new_v4()));
+    let mut held = one.try_acquire().await.unwrap().unwrap();
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    let until = async |away: &str| {
+        let set = format!("UPDATE shards SET lease_until = clock_timestamp() + interval '{away}'");
+        sqlx::query(sqlx::AssertSqlSafe(set)).execute(&pool).await.unwrap();
+    };
+    // As long as a replica with another configuration may hold one.
+    until("100 s").await;
+    assert!(other.try_acquire().await.unwrap().is_none());
+    until("1 day").await;
+    let taken = other.try_acquire().await.unwrap().expect("it is over");
+    let lost = tokio::time::timeout(SOON, held.hold()).await.unwrap();
+    assert!(matches!(lost, LedgerError::Fenced { .. }), "{lost}");
+    assert!(taken.ownership().epoch > held.ownership().epoch);
+}
+
 #[tokio::test]
 async fn a_held_lease_is_renewed() {
     let url = Postgres::shared().await.database().await;

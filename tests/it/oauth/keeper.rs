@@ -278,6 +278,26 @@ async fn two_replicas_renew_once_each_time_and_an_old_token_is_used_meanwhile() 
     assert!(scene.row().await.refused.is_none());
 }
 
+/// As after a clock that was set back by hours, while a replica that is gone had claimed the exchange.
+#[tokio::test]
+async fn a_claim_that_seems_to_last_for_hours_ends_in_time() {
+    let scene = Scene::start().await;
+    let replica = scene.replica();
+    until("it is known", async || scene.book.model.grant(&"acme".into()).await.unwrap().is_some()).await;
+    let row = scene.row().await;
+    let lasts = Duration::from_hours(5);
+    let (account, claim, configured) = ("acme".into(), Uuid::from_u128(7), row.configured);
+    scene.refuses(TOKEN, 500, "").await;
+    until("it is claimed", async || {
+        let ask = GrantClaim { account: AccountName::clone(&account), claim, configured, refused: None, lasts };
+        matches!(scene.book.model.claim_grant(ask).await.unwrap(), Claimed::Ours(_))
+    })
+    .await;
+    assert!(scene.row().await.claimed_for > Some(Duration::from_hours(4)));
+    until("it ends in time", async || scene.row().await.claimed_for <= Some(Duration::from_secs(45))).await;
+    drop(replica);
+}
+
 #[tokio::test]
 async fn a_token_that_stays_refused_is_unauthorized_after_one_refresh() {
     let scene = Scene::start().await;

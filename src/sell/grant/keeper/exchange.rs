@@ -19,7 +19,7 @@ use crate::telemetry::metrics::OAUTH_REFRESHES_TOTAL;
 /// When of its life an access token is renewed, in hundredths.
 const RENEW_AT: u32 = 80;
 /// A claim that is neither kept nor given back lasts so long: an exchange, and a slow ledger.
-const CLAIM: Duration = Duration::from_secs(45);
+pub(super) const CLAIM: Duration = Duration::from_secs(45);
 /// An answer to a claim that took longer than this is not acted upon: what is left of the claim might not do.
 const CLAIM_ANSWER: Duration = Duration::from_secs(10);
 /// Between tries to keep what the vendor gave.
