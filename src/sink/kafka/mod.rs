@@ -40,6 +40,7 @@ mod reconcile;
 mod rehydrate;
 mod run;
 mod runner;
+mod stranger;
 mod tail;
 mod thread;
 mod topics;

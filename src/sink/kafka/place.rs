@@ -20,9 +20,10 @@ use super::cluster::{Cluster, Transaction, Transactions};
 use super::config::Settings;
 use super::cursor::{Cursor, Rehydrated, Tails};
 use super::error::{Disposition, KafkaSinkError};
-use super::reconcile::{Known, reconcile};
+use super::reconcile::reconcile;
 use super::rehydrate::{lost, refuse_another, rehydrate};
 use super::runner::Runner;
+use super::stranger::Known;
 use super::verify::{Stop, Verdict, compare, found_tails, judge};
 
 /// Where a sink stands in its shard: what its last committed cursor says.

@@ -7,9 +7,7 @@
 //! it anew emits nothing twice. The cursor stays where it was until all of it is there: until then, a start without the
 //! order would stop as before.
 //!
-//! PostgreSQL may have been rewound too, as where both were restored: then the topics hold what the ledger has lost, and
-//! perhaps records under the same seqs anew. The furthest of it is gone back from first (see [`way_back`]), by what is left
-//! in the topics: what they hold is not delivered again, and what they have lost comes again from the source.
+//! PostgreSQL may have been rewound too, as where both were restored: see [`stranger`](super::stranger).
 //!
 //! What is missing at a partition's end goes there as ever, and its links hold. Where later messages stand already it comes
 //! behind them, outside the order promise, and says so by `standpipe-repair`; its `standpipe-prev` names the one that it
@@ -27,14 +25,13 @@ use super::error::KafkaSinkError;
 use super::message::Outgoing;
 use super::partition::partition_of;
 use super::place::{Place, Start};
-use super::proof::{PartitionHeld, TopicHeld, Way, way};
-use super::rehydrate::{Lost, Trace, way_back};
+use super::proof::{TopicHeld, Way, way};
+use super::stranger::{Known, look};
 use super::verify::Stop;
 use crate::event::ports::{
     ChainAt, Decision, Excuses, Feed, LedgerError, Reconcile, RehydrateBook, Route, ShardBounds, SinkBook,
 };
 use crate::event::{Chain, GapReason, Seq};
-use crate::mutant::{Mutant, planted};
 use crate::sink::enrich::Enricher;
 
 /// Messages of one transaction, at most.
@@ -57,15 +54,6 @@ struct Work {
     expired: u64,
 }
 
-/// Where the sink stands, as far as anybody knows.
-pub(super) struct Known {
-    pub(super) cursor: Option<Cursor>,
-    /// The ledger's copy of it.
-    pub(super) copy: Option<Seq>,
-    /// What a ledger that was rewound has lost of it.
-    pub(super) lost: Option<Lost>,
-}
-
 /// Carries the order out.
 pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     start: &Start<'_, B>,
@@ -81,27 +69,14 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let from = bounds.oldest.max(order.after.next());
     let written = known.cursor.as_ref().map(|cursor| cursor.topics.clone()).unwrap_or_default();
     let names = names(start, feed, &written, (from, bounds.head)).await?;
-    let mut held = cluster.held(&names, (from, bounds.head)).await?;
-    let gone_back = match stranger(start, &known, &held).await? {
-        Some(place) => {
-            let forgotten = known.lost.and_then(|lost| lost.rehydrated);
-            let trace = Trace::Topics(&ends(&held));
-            Some(way_back(start, cluster, feed, place, (known.copy, forgotten), trace, bounds).await?)
-        }
-        None => None,
-    };
-    // The ledger may have come further meanwhile: by a void, or because it has recorded again what the topics hold.
-    let back = gone_back.map_or(Seq::ZERO, |back| back.goes_on);
-    let reach = ends(&held).values().flat_map(|tail| &tail.last).copied().max().unwrap_or_default().max(back);
-    if reach > bounds.head {
-        held = cluster.held(&names, (from, reach)).await?;
-    }
+    let (held, gone_back) = look(start, cluster, feed, &known, (&names, from), bounds).await?;
     let Known { cursor, copy, lost } = known;
     let base = cursor.as_ref().map_or(Seq::ZERO, |cursor| cursor.seq);
     let held: BTreeMap<_, _> = held.into_iter().map(|topic| (topic.topic.clone(), topic)).collect();
     let furthest =
         held.values().flat_map(|topic| topic.partitions.iter().flatten()).map(|partition| partition.last).max();
     let stood = if lost.is_some_and(|lost| !lost.has_cursor) { Seq::ZERO } else { base };
+    let back = gone_back.map_or(Seq::ZERO, |back| back.goes_on);
     let goal = stood.max(back).max(copy.unwrap_or_default()).max(furthest.unwrap_or_default());
     tracing::warn!(%sink, %shard, cursor = %base, goes_on = %goal, from = %from, "the sink is being reconciled");
     if order.after >= bounds.oldest {
@@ -164,49 +139,6 @@ pub(super) async fn reconcile<C: Cluster, F: Feed, B: SinkBook + RehydrateBook>(
     let Work { emitted, repairs, expired, .. } = work;
     tracing::warn!(%sink, %shard, cursor = %goal, emitted, repairs, expired, "the sink is reconciled");
     Ok((producer, place))
-}
-
-/// The furthest place of the sink in a history that the ledger has lost; none where it has lost nothing of it.
-async fn stranger<B: SinkBook + RehydrateBook>(
-    start: &Start<'_, B>,
-    known: &Known,
-    held: &[TopicHeld],
-) -> Result<Option<(Seq, Chain)>, KafkaSinkError> {
-    let shard = start.settings.shard;
-    let cursor = known.cursor.as_ref();
-    // Where the cursor is the ledger's, so is what lies before it; else the cursor is a place to go back from, or the one
-    // where the rehydration began that the ledger has forgotten.
-    let (sure, lost) = match known.lost {
-        None => (cursor.map(|cursor| cursor.seq), None),
-        Some(Lost { has_cursor: true, rehydrated }) => (None, rehydrated.map(|last| (last.seq, last.chain))),
-        Some(_) => (None, cursor.map(|cursor| (cursor.seq, cursor.chain))),
-    };
-    let sure = sure.max(known.copy).unwrap_or_default();
-    let ends = held.iter().flat_map(|topic| topic.partitions.iter().flatten()).filter_map(|partition| partition.end);
-    let mut places: Vec<(Seq, Chain)> = ends.filter(|(seq, _)| *seq > sure).collect();
-    places.sort_unstable_by_key(|(seq, _)| std::cmp::Reverse(*seq));
-    places.dedup();
-    for (seq, chain) in places.into_iter().filter(|(seq, _)| lost.is_none_or(|(lost, _)| *seq > lost)) {
-        let is_ours = match start.book.chain_at(shard, seq).await? {
-            // A void ends there with the chain of who came furthest, which need not be by way of the void.
-            ChainAt::Known(ours) if ours == chain => {
-                start.book.crossing(shard, seq).await?.is_none_or(|crossing| crossing.to != seq)
-            }
-            ChainAt::Expired => true,
-            ChainAt::Known(_) | ChainAt::Void | ChainAt::Beyond => false,
-        };
-        if !is_ours && !planted(Mutant::StrangerUnread) {
-            return Ok(Some((seq, chain)));
-        }
-    }
-    Ok(lost)
-}
-
-/// What the topics end with.
-fn ends(held: &[TopicHeld]) -> Tails {
-    let topics = held.iter().filter_map(|topic| Some((topic.topic.clone(), topic.partitions.as_ref()?)));
-    let last = |partition: &PartitionHeld| partition.end.map_or(Seq::ZERO, |(seq, _)| seq);
-    topics.map(|(topic, partitions)| (topic, Tail { last: partitions.iter().map(last).collect() })).collect()
 }
 
 /// Reconciling starts from the ledger that the sink delivered from, and from the rules by which it did.
@@ -438,7 +370,7 @@ fn counted_anew(topic: &str) -> KafkaSinkError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proof::SeqSet;
+    use super::super::proof::{PartitionHeld, SeqSet};
     use super::super::topics::TopicConfig;
     use super::*;
 
