@@ -447,6 +447,8 @@ pub struct Standing {
     pub copy: Option<Seq>,
     /// The fingerprint of the rules that the sink delivers by, and the last event that it took before it had them.
     pub rules: Option<(String, Seq)>,
+    /// First and last of the seqs that it may have used for other events, before the ledger was rewound and gave them anew.
+    pub reused: Vec<(Seq, Seq)>,
 }
 
 /// Why a sink need not have delivered an event that its rules name.
@@ -459,8 +461,6 @@ pub struct Excuses {
     /// What it had delivered before the ledger was rewound and recorded it again, in order: under which seq that is now, and
     /// under which the topics have it (0 where an older program did not note it).
     pub skips: Vec<(Seq, Seq)>,
-    /// First and last of the seqs that it may have used for other events, before the ledger was rewound and gave them anew.
-    pub reused: Vec<(Seq, Seq)>,
 }
 
 impl Excuses {

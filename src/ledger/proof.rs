@@ -27,6 +27,14 @@ impl ProofBook for Ledger {
             .fetch_optional(&mut *session)
             .await
             .map_err(failed(doing))?;
+            let reused = sqlx::query!(
+                "SELECT base, until FROM rehydrations WHERE sink = $1 AND shard = $2 AND until > base ORDER BY base, until",
+                sink.as_str(),
+                number
+            )
+            .fetch_all(&mut *session)
+            .await
+            .map_err(failed(doing))?;
             let first = match since {
                 Some(since) => recorded_since(&mut session, number, (bounds.oldest, bounds.head.next()), since)
                     .await
@@ -37,7 +45,8 @@ impl ProofBook for Ledger {
             let (copy, rules) = row.map_or((None, None), |row| {
                 (row.cursor.map(seq_from_db), row.rules.zip(row.rules_after.map(seq_from_db)))
             });
-            Ok(Standing { bounds, first, copy, rules })
+            let reused = reused.into_iter().map(|way| (seq_from_db(way.base).next(), seq_from_db(way.until))).collect();
+            Ok(Standing { bounds, first, copy, rules, reused })
         })
         .await
     }
@@ -99,23 +108,11 @@ impl Ledger {
             .fetch_all(&mut *session)
             .await
             .map_err(failed(doing))?;
-            let reused = sqlx::query!(
-                r#"SELECT base AS "base!", until AS "until!" FROM rehydrations
-                   WHERE sink = $1 AND shard = $2 AND until > base AND until >= $3 AND base < $4 ORDER BY base, until"#,
-                sink.as_str(),
-                number,
-                seq_to_db(from),
-                seq_to_db(to)
-            )
-            .fetch_all(&mut *session)
-            .await
-            .map_err(failed(doing))?;
             session.done().await.map_err(failed(doing))?;
             Ok(Excuses {
                 gaps: gaps.into_iter().map(|gap| (seq_from_db(gap.from_seq), seq_from_db(gap.to_seq))).collect(),
                 dead_letters: letters.into_iter().map(seq_from_db).collect(),
                 skips: skips.into_iter().map(|skip| (seq_from_db(skip.seq), seq_from_db(skip.at_seq))).collect(),
-                reused: reused.into_iter().map(|way| (seq_from_db(way.base).next(), seq_from_db(way.until))).collect(),
             })
         })
         .await

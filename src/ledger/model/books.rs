@@ -188,14 +188,10 @@ impl SinkBook for Model {
                 let at = state.skip_of(&sink, Delivered::of(event))?;
                 Some((event.seq, at)).filter(|(seq, at)| seq != at)
             });
-            let ways = state.ways.iter().filter(|(name, way, _)| *name == sink && way.until > way.base);
-            let reused = ways.map(|(_, way, _)| (way.base.next(), way.until));
-            let reused = reused.filter(|(first, last)| *last >= from && *first <= to);
             Ok(Excuses {
                 gaps: gaps.map(|(_, first, last)| (*first, *last)).collect(),
                 dead_letters: letters,
                 skips: skips.collect(),
-                reused: reused.collect(),
             })
         })
         .await

@@ -79,14 +79,16 @@ struct Wanted<'t> {
 impl Wanted<'_> {
     /// Looks further and further back until nothing is missing.
     fn read_back(&self, looker: &Looker, settings: &Settings, decided: Decided) -> Result<Found, KafkaSinkError> {
-        // Where something is lost, no link tells whether more is to come.
-        let mut step = if self.extent == Extent::Left { i64::MAX } else { FIRST_STEP };
+        if self.extent == Extent::Left {
+            // Where something is lost, no link tells whether more is to come.
+            return self.read(looker, settings, decided.low, decided.high);
+        }
+        let mut step = FIRST_STEP;
         loop {
             let from = decided.low.max(decided.high - step);
             let found = self.read(looker, settings, from, decided.high)?;
             let missing = missing(&found.links, (self.after, self.upto), self.last);
             match missing {
-                _ if self.extent == Extent::Left => return Ok(found),
                 None => return Ok(found),
                 // From its very beginning nothing can be missing but what was never there.
                 Some(_) if from <= 0 => return Ok(found),

@@ -85,6 +85,14 @@ impl Simulated {
         let (stop, settings) = (sink.stop.clone(), Arc::new(sink.settings()));
         (stop, tokio::spawn(run_on(sink, settings, self.clone())))
     }
+
+    /// Runs until the cursor stands there.
+    async fn run_to(&self, seq: u64, ledger: &FakeLedger) {
+        let (stop, task) = self.start(ledger);
+        self.wait_cursor(seq).await;
+        stop.cancel();
+        ended(task).await.unwrap();
+    }
 }
 
 impl Transactions for SimulatedProducer {
@@ -418,10 +426,7 @@ async fn a_start_looks_at_the_topics_of_its_cursor_all_at_once_and_at_a_new_one_
 async fn a_rehydration_that_the_ledger_has_forgotten_is_gone_through_again_where_the_cursor_is_on_its_chain() {
     let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
     ledger.record_some(40);
-    let (stop, task) = kafka.start(&ledger);
-    kafka.wait_cursor(40).await;
-    stop.cancel();
-    ended(task).await.unwrap();
+    kafka.run_to(40, &ledger).await;
     ledger.rewind(25);
     for at in 0..15 {
         ledger.add_as(&format!("n{at}"), "deal.updated", "9", format!(r#"{{"new":{at}}}"#), None);
@@ -458,10 +463,7 @@ async fn a_rehydration_that_the_ledger_has_forgotten_is_gone_through_again_where
 async fn a_void_that_is_marked_while_the_shard_records_starts_its_stages_anew() {
     let (kafka, ledger) = (Simulated::new(), FakeLedger::new());
     ledger.record_some(40);
-    let (stop, task) = kafka.start(&ledger);
-    kafka.wait_cursor(40).await;
-    stop.cancel();
-    ended(task).await.unwrap();
+    kafka.run_to(40, &ledger).await;
     ledger.rewind(25);
     let recording = sink(&ledger, "simulated", config("nowhere", "deals"));
     recording.runner.recording.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -471,10 +473,7 @@ async fn a_void_that_is_marked_while_the_shard_records_starts_its_stages_anew() 
     assert_eq!((ledger.head(), kafka.cursor_seq()), (Seq(40), 40));
     // The next stages find it marked.
     ledger.record_again(26..=40);
-    let (stop, task) = kafka.start(&ledger);
-    kafka.wait_cursor(55).await;
-    stop.cancel();
-    ended(task).await.unwrap();
+    kafka.run_to(55, &ledger).await;
     assert_eq!(kafka.inside().sent.len(), 40, "none of them twice");
 }
 

@@ -210,19 +210,7 @@ async fn leads_across_voids<L: Whole>(ledger: &L, owner: Ownership) {
     }
     for (sink, way) in &ways {
         ledger.rehydrated(sink, owner, way, 0).await.unwrap();
-        assert!(
-            ledger.excuses(sink, SHARD, Seq(1), far).await.unwrap().reused.is_empty(),
-            "{sink} agreed up to the head"
-        );
     }
-    // One that had used seqs for other events than the ledger has there.
-    let late = SinkName::from("late");
-    ledger.row(&late, owner).await.unwrap();
-    let agreed = Seq(before.0 - 2);
-    ledger.rewound(&late, owner, before, Chain([3; 32]), agreed).await.unwrap();
-    let reused = async |from, to| ledger.excuses(&late, SHARD, from, to).await.unwrap().reused;
-    assert_eq!(reused(before, far).await, [(agreed.next(), before)]);
-    assert!(reused(before.next(), far).await.is_empty() && reused(Seq(1), agreed).await.is_empty());
     skips_what_was_delivered(ledger, owner, before).await;
     let recording = Recording::start(ledger, owner).await;
     let behind = recording.record(page(&key("notes"), "n1", "n2", events(["f", "g"]))).await;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use standpipe::event::ports::{
-    ChainAt, Delivered, LedgerError, PageOutcome, ReadLedger as _, RehydrateBook as _, SinkBook as _, SinkState,
+    ChainAt, Delivered, LedgerError, PageOutcome, ProofBook as _, ReadLedger as _, RehydrateBook as _, SinkBook as _,
+    SinkState,
 };
 use standpipe::event::{Chain, DedupeKey, DeliveryBook as _, Seq, Shard, SinkName};
 use standpipe::ledger::operator::SeekTo;
@@ -57,6 +58,12 @@ async fn what_is_recorded_after_a_void_stands_behind_it_and_links_to_what_kafka_
     assert_eq!(chain(24).await, ChainAt::Void);
     assert_eq!(chain(11).await, ChainAt::Void);
     assert_eq!(chain(31).await, ChainAt::Beyond);
+    let reused = async |name| world.ledger.standing(&sink(name), SHARD, None).await.unwrap().reused;
+    assert_eq!(
+        (reused("slow").await, reused("crm").await),
+        (vec![(Seq(9), Seq(10))], vec![]),
+        "crm agreed up to the head"
+    );
     let before = world.ledger.read(SHARD, Seq(0), Seq(30), 100, 1 << 20).await.unwrap();
     assert_eq!((before.to(), before.void), (Seq(10), None), "a batch ends where a void begins");
     let across = world.ledger.read(SHARD, Seq(10), Seq(30), 100, 1 << 20).await.unwrap();

@@ -126,48 +126,71 @@ async fn a_cursor_that_was_set_back_or_lost_repeats_nothing() {
     pipe.assert_whole(280, 0).await;
 }
 
-/// As where a whole site is put back: the ledger to a backup, the cursor to one that is as old, and a partition lacks a
-/// message of before as well as the last ones. The topic still holds what the ledger has lost, under seqs that it uses anew.
+impl Pipe {
+    /// A pipe that stands still, put back as a whole site may be: the ledger to 200 of 300 events, the cursor to one that is as
+    /// old, and a partition lacks a message of before as well as the last ones. The topic still holds what the ledger has lost,
+    /// under seqs that come to be used anew.
+    async fn put_back(deployment: &str) -> Self {
+        let mut pipe = Self::start(deployment, 200, "").await;
+        let postgres = Postgres::shared().await;
+        let cursors = format!("standpipe.{deployment}.crm.cursor");
+        let mut old = pipe.kafka.read_committed(&cursors).await.pop().unwrap();
+        let backup = postgres.dump(&pipe.database);
+        pipe.simulator.emit(100).await;
+        pipe.wait_taken(300).await;
+        pipe.stop().await;
+        let mut kept = pipe.messages().await;
+        let lacks: Vec<u64> = kept.iter().filter(|message| message.partition == 0).map(seq).collect();
+        let lacks = [&lacks[2..3], &lacks[lacks.len() - 5..]].concat();
+        assert!(lacks[1] > 200, "{lacks:?}");
+        kept.retain(|message| !lacks.contains(&seq(message)));
+        pipe.mirror(&kept, &[]).await;
+        old.headers.clear();
+        pipe.produce(&[old]);
+        // What comes again comes in other company.
+        pipe.simulator.emit(50).await;
+        let restored = postgres.restore(&backup).await;
+        pipe.daemon.reconfigure(&pipe.database, &restored);
+        pipe
+    }
+
+    /// All 350 events are there, each once; `verify` finds nothing; and the sink goes on.
+    async fn assert_lacks_and_repeats_nothing(&self) {
+        let emitted: BTreeSet<String> = self.simulator.emitted().await.into_iter().map(|event| event.id).collect();
+        wait_until("each event is there", LONG, async || {
+            let messages = self.messages().await;
+            let ids: BTreeSet<String> =
+                messages.iter().map(|message| message.header("standpipe-id").to_owned()).collect();
+            assert_eq!(ids.len(), messages.len(), "an event is there twice");
+            ids == emitted
+        })
+        .await;
+        self.wait_taken(350).await;
+        let proof = self.verify(&[]).await;
+        assert_eq!(found(&proof), [0; 5], "{proof}");
+        self.simulator.emit(20).await;
+        wait_until("it goes on", LONG, async || self.messages().await.len() == 370).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_and_a_topic_that_were_both_put_back_lack_nothing_and_repeat_nothing() {
-    let mut pipe = Pipe::start("bothback", 200, "").await;
-    let postgres = Postgres::shared().await;
-    let topic = "standpipe.bothback.crm.cursor";
-    let mut old = pipe.kafka.read_committed(topic).await.pop().unwrap();
-    let backup = postgres.dump(&pipe.database);
-    pipe.simulator.emit(100).await;
-    pipe.wait_taken(300).await;
-    pipe.stop().await;
-    let mut kept = pipe.messages().await;
-    let lacks: Vec<u64> = kept.iter().filter(|message| message.partition == 0).map(seq).collect();
-    let lacks = [&lacks[2..3], &lacks[lacks.len() - 5..]].concat();
-    assert!(lacks[1] > 200, "{lacks:?}");
-    kept.retain(|message| !lacks.contains(&seq(message)));
-    pipe.mirror(&kept, &[]).await;
-    old.headers.clear();
-    pipe.produce(&[old]);
-    // What comes again comes in other company.
-    pipe.simulator.emit(50).await;
-    let restored = postgres.restore(&backup).await;
-    pipe.daemon.reconfigure(&pipe.database, &restored);
+    let mut pipe = Pipe::put_back("bothback").await;
     pipe.daemon.start_again();
     let error = pipe.wait_state("halted").await;
     assert!(error.contains("disagrees with the cursor") && error.contains("standpipe reconcile"), "{error}");
     wait_until("the source has told all of it again", LONG, async || pipe.head().await == 350).await;
     pipe.verb(&["reconcile", "--sink", "crm"]).await;
-    let emitted: BTreeSet<String> = pipe.simulator.emitted().await.into_iter().map(|event| event.id).collect();
-    wait_until("each event is there", LONG, async || {
-        let messages = pipe.messages().await;
-        let ids: BTreeSet<String> = messages.iter().map(|message| message.header("standpipe-id").to_owned()).collect();
-        assert_eq!(ids.len(), messages.len(), "an event is there twice");
-        ids == emitted
-    })
-    .await;
-    pipe.wait_taken(350).await;
-    let proof = pipe.verify(&[]).await;
-    assert_eq!(found(&proof), [0; 5], "{proof}");
-    pipe.simulator.emit(20).await;
-    wait_until("it goes on", LONG, async || pipe.messages().await.len() == 370).await;
+    pipe.assert_lacks_and_repeats_nothing().await;
+}
+
+/// As README says.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_put_both_back_can_order_it_before_anything_runs_again() {
+    let mut pipe = Pipe::put_back("bothordered").await;
+    pipe.verb(&["reconcile"]).await;
+    pipe.daemon.start_again();
+    pipe.assert_lacks_and_repeats_nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

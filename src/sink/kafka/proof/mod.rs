@@ -169,21 +169,21 @@ async fn expect<B: ProofBook>(
     rules_after: Option<Seq>,
 ) -> Result<Expected, KafkaSinkError> {
     let settings = &question.settings;
-    let head = question.book.standing(&settings.sink, settings.shard, None).await?.bounds.head;
+    let standing = question.book.standing(&settings.sink, settings.shard, None).await?;
+    let head = standing.bounds.head;
     if cursor.seq > head {
         let why = format!("Kafka has taken events up to it, but the ledger ends at {head}: PostgreSQL was rewound");
         proof.found(of_cursor(settings, cursor.seq, why));
         proof.to = head;
     }
-    let reused = question.book.excuses(&settings.sink, settings.shard, proof.from, proof.to).await?.reused;
-    for (first, last) in &reused {
+    for (first, last) in standing.reused.iter().filter(|(first, last)| *last >= proof.from && *first <= proof.to) {
         let note = format!(
             "the ledger was rewound and has given {first} to {last} anew: messages there that are of another chain are \
              judged by their links alone"
         );
         proof.notes.push(note);
     }
-    let mut expected = Expected::new(proof.from, proof.to, rules_after, reused);
+    let mut expected = Expected::new(proof.from, proof.to, rules_after, standing.reused);
     let mut at = Seq(proof.from.0.saturating_sub(1));
     while at < proof.to {
         let Some(batch) = ledger(question, at, proof.to).await? else {
