@@ -1,35 +1,34 @@
 //! Notices the same sequence of a record under another event id: recorded, because the id decides, and counted.
 
-use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::event::{DedupeKey, Event};
+use crate::event::Event;
 
-/// How many of the newest events are remembered. In memory only: what came before them, or before a restart, is not
+/// Places for events, of 16 bytes. In memory only: what was before another event of its place, or before a restart, is not
 /// noticed, which costs a count and never an event.
-const REMEMBERED: usize = 100_000;
+const PLACES: usize = 1 << 17;
 
-#[derive(Debug, Default)]
-pub(crate) struct Resequenced {
-    seen: HashMap<u64, DedupeKey>,
-    order: VecDeque<u64>,
+/// The newest event of each place, which the sequence of its record decides: hashes of the sequence and of the event id,
+/// zeros where nothing was seen. Memory that was never written to is none.
+#[derive(Debug)]
+pub(crate) struct Resequenced(Vec<[u64; 2]>);
+
+impl Default for Resequenced {
+    fn default() -> Self {
+        Self(vec![[0; 2]; PLACES])
+    }
 }
 
 impl Resequenced {
-    /// Remembers a new event; true when its record's sequence was seen under another id.
+    /// Remembers a new event; true when its record's sequence was seen under another id, as far as is remembered.
     pub(crate) fn is_again(&mut self, event: &Event) -> bool {
         let Some(sequence) = &event.sequence else { return false };
         let mut hash = DefaultHasher::new();
         (&event.account, event.event_type.resource(), &event.record_id, sequence).hash(&mut hash);
-        let place = hash.finish();
-        if let Some(key) = self.seen.insert(place, event.dedupe_key) {
-            return key != event.dedupe_key;
-        }
-        self.order.push_back(place);
-        if self.order.len() > REMEMBERED {
-            self.order.pop_front().and_then(|oldest| self.seen.remove(&oldest));
-        }
-        false
+        let (sequence, id) = (hash.finish(), event.dedupe_key.0.as_u64_pair().0);
+        let place = usize::try_from(sequence % PLACES as u64).expect("less than the places");
+        let before = std::mem::replace(&mut self.0[place], [sequence, id]);
+        before[0] == sequence && before[1] != id
     }
 }
 
@@ -38,7 +37,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::event::{AccountName, ContentHash, EventType, StreamName};
+    use crate::event::{AccountName, ContentHash, DedupeKey, EventType, StreamName};
 
     fn event(id: &str, record: &str, sequence: Option<&str>) -> Event {
         Event {
@@ -68,11 +67,17 @@ mod tests {
     }
 
     #[test]
-    fn its_memory_is_bounded() {
+    fn most_of_the_newest_are_remembered_and_the_oldest_make_place() {
         let mut seen = Resequenced::default();
-        for n in 0..=REMEMBERED {
-            assert!(!seen.is_again(&event(&n.to_string(), &n.to_string(), Some("1"))));
-        }
-        assert_eq!((seen.seen.len(), seen.order.len()), (REMEMBERED, REMEMBERED));
+        let mut all = |id: &str, records: std::ops::Range<usize>| {
+            records.filter(|record| seen.is_again(&event(&format!("{id}{record}"), &record.to_string(), Some("1")))).count()
+        };
+        assert_eq!(all("a", 0..PLACES), 0, "all are new");
+        let newest = PLACES * 3 / 4..PLACES;
+        let (asked, again) = (newest.len(), all("b", newest));
+        assert!(again > asked * 2 / 3, "{again} of {asked}");
+        all("c", PLACES..PLACES * 9);
+        let first = all("d", 0..1_000);
+        assert!(first < 10, "{first} of 1000");
     }
 }
