@@ -166,7 +166,7 @@ async fn test(global: &Global, options: &Test) -> Result<(), Failure> {
     let guard = Guard::new(config.allow_http, &config.allow_networks);
     let texts = Texts::read(&config).map_err(Failure::configuration)?;
     let endpoint = Endpoint::new(&texts, &guard).map_err(Failure::configuration)?;
-    let sender = Sender::new(&config, &guard, clock.clone()).map_err(Failure::environment)?;
+    let mut sender = Sender::new(&config, &guard, clock.clone()).map_err(Failure::environment)?;
     let event_id = format!("ping-{}", Uuid::new_v4());
     let message = Message::ping(&id_of("standpipe", &event_id), ping(&event_id, &clock));
     let id = message.id().to_owned();

@@ -1,14 +1,13 @@
-//! Connections to an endpoint, kept from one attempt to the next.
+//! A connection to an endpoint, kept from one attempt to the next.
 //!
-//! A connection is hyper's and is moved on by the attempt that uses it. A task of its own would be woken for every request
-//! and again for every answer, and with the hand-over back this was most of what an attempt cost.
+//! It is hyper's and is moved on by whoever uses it. A task of its own would be woken for every request and again for every
+//! answer, and with the hand-over back this was most of what an attempt cost.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tower::{Service as _, ServiceExt as _};
 
 use super::guard::Guard;
@@ -33,20 +32,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 type Connector = HttpsConnector<HttpConnector<Guard>>;
 type Stream = <Connector as tower::Service<Uri>>::Response;
 
-/// Opens connections through the guard, and keeps those that can be used again.
-pub struct Connections {
+/// Makes one exchange after the other, through the guard, and keeps the connection between them.
+pub struct Line {
     connector: Connector,
     connect_timeout: Duration,
-    /// The one used last at the end. As many as attempts were under way at once, at most.
-    idle: Mutex<VecDeque<Idle>>,
+    open: Option<Box<Connection>>,
+    alarm: Alarm,
 }
 
-struct Idle {
-    connection: Box<Connection>,
-    since: Instant,
-}
-
-impl Connections {
+impl Line {
     /// TLS by rustls with ring, verified by the machine's own roots; no redirect, no proxy.
     pub fn new(guard: &Guard, connect_timeout: Duration) -> std::io::Result<Self> {
         let mut tcp = HttpConnector::new_with_resolver(guard.clone());
@@ -59,97 +53,135 @@ impl Connections {
         let tls = HttpsConnectorBuilder::new()
             .with_provider_and_platform_verifier(Arc::new(rustls::crypto::ring::default_provider()))?;
         let connector = tls.https_or_http().enable_http1().wrap_connector(tcp);
-        Ok(Self { connector, connect_timeout, idle: Mutex::default() })
+        Ok(Self { connector, connect_timeout, open: None, alarm: Alarm::default() })
     }
 
     /// Sends a request to an origin and reads its answer. The head must be there by `deadline`; a body that is not ends
-    /// the connection and nothing else, since the status has said what matters.
+    /// the connection and nothing else, since the status has said what matters. Given up, it has closed the connection.
     pub async fn exchange(
-        &self,
+        &mut self,
         origin: &Uri,
         request: Request<Full<Bytes>>,
         deadline: Instant,
     ) -> Result<Reply, Unanswered> {
-        match timeout_at(deadline, self.head(origin, request)).await {
-            Ok(Ok((mut connection, answer))) => {
+        let Self { connector, connect_timeout, open, alarm } = self;
+        let kept = open.take().filter(|kept| kept.origin == *origin && kept.is_ready());
+        match alarm.within(deadline, head(kept, connector, *connect_timeout, origin, request)).await {
+            Some(Ok((mut connection, answer))) => {
                 let (head, body) = answer.into_parts();
                 let mut beginning = Beginning::default();
-                if let Ok(true) = timeout_at(deadline, connection.read(body, &mut beginning)).await {
-                    self.keep(connection);
-                }
+                // Most answers have none.
+                let whole = body.is_end_stream()
+                    || alarm.within(deadline, connection.read(body, &mut beginning)).await == Some(true);
+                *open = whole.then_some(connection);
                 Ok(Reply { status: head.status, headers: head.headers, body: beginning.kept })
             }
-            Ok(Err(unanswered)) => Err(unanswered),
-            Err(_) => Err(Unanswered::Late),
+            Some(Err(unanswered)) => Err(unanswered),
+            None => Err(Unanswered::Late),
         }
     }
 
-    async fn head(
-        &self,
-        origin: &Uri,
-        mut request: Request<Full<Bytes>>,
-    ) -> Result<(Box<Connection>, hyper::Response<Incoming>), Unanswered> {
-        // What was kept may be closed by the far side at any time. A request that nothing was sent of goes by another one.
-        while let Some(mut kept) = self.take(origin) {
-            match kept.send(request).await {
-                Ok(answer) => return Ok((kept, answer)),
-                Err(mut refused) => match refused.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(Unanswered::Broken(refused.into_error().into())),
-                },
+    /// Waits for something while nothing is to be sent, not for so long that the far side would close the connection: then
+    /// it gives none. That it is closed before is noticed at once.
+    pub async fn idle<T>(&mut self, what: impl Future<Output = T>) -> Option<T> {
+        let Self { open, alarm, .. } = self;
+        let watched = async {
+            match open {
+                Some(connection) => connection.drive(what).await,
+                None => what.await,
             }
-        }
-        // On the heap, as it is seldom and by far the largest part: an attempt is moved several times.
-        let mut connection = Box::pin(self.open(origin)).await?;
-        match connection.send(request).await {
-            Ok(answer) => Ok((connection, answer)),
-            Err(refused) => Err(Unanswered::Broken(refused.into_error().into())),
-        }
-    }
-
-    async fn open(&self, origin: &Uri) -> Result<Box<Connection>, Unanswered> {
-        let mut connector = self.connector.clone();
-        let connect = async { connector.ready().await?.call(origin.clone()).await };
-        let stream = match timeout(self.connect_timeout, connect).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(Unanswered::Unconnected(error)),
-            Err(_) => return Err(Unanswered::Unreached),
         };
-        // One piece to the kernel: events are small, so that a copy is cheaper than a list of two.
-        let handshake = http1::Builder::new().writev(false).handshake(stream).await;
-        let (requests, stream) = handshake.map_err(|error| Unanswered::Unconnected(error.into()))?;
-        Ok(Box::new(Connection { origin: origin.clone(), requests, stream: Some(stream) }))
-    }
-
-    /// The connection used last, if it can still be used.
-    fn take(&self, origin: &Uri) -> Option<Box<Connection>> {
-        loop {
-            let Idle { mut connection, since } = self.idle().pop_back()?;
-            if since.elapsed() < IDLE && connection.origin == *origin && connection.is_ready() {
-                return Some(connection);
-            }
+        let waited = alarm.within(Instant::now() + IDLE, watched).await;
+        if waited.is_none() {
+            *open = None;
         }
-    }
-
-    fn keep(&self, connection: Box<Connection>) {
-        self.idle().push_back(Idle { connection, since: Instant::now() });
-    }
-
-    /// Closes what was idle for too long.
-    pub fn sweep(&self) {
-        let mut idle = self.idle();
-        let old = idle.iter().take_while(|idle| idle.since.elapsed() >= IDLE).count();
-        idle.drain(..old);
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, VecDeque<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        waited
     }
 }
 
-impl fmt::Debug for Connections {
+/// One that is not open yet.
+impl Clone for Line {
+    fn clone(&self) -> Self {
+        let connector = self.connector.clone();
+        Self { connector, connect_timeout: self.connect_timeout, open: None, alarm: Alarm::default() }
+    }
+}
+
+async fn head(
+    kept: Option<Box<Connection>>,
+    connector: &mut Connector,
+    connect_timeout: Duration,
+    origin: &Uri,
+    mut request: Request<Full<Bytes>>,
+) -> Result<(Box<Connection>, hyper::Response<Incoming>), Unanswered> {
+    // What was kept may be closed by the far side at any time. A request that nothing was sent of goes by another one.
+    if let Some(mut kept) = kept {
+        match kept.send(request).await {
+            Ok(answer) => return Ok((kept, answer)),
+            Err(mut refused) => match refused.take_message() {
+                Some(unsent) => request = unsent,
+                None => return Err(Unanswered::Broken(refused.into_error().into())),
+            },
+        }
+    }
+    // On the heap, as it is seldom and by far the largest part.
+    let mut connection = Box::pin(open(connector, connect_timeout, origin)).await?;
+    match connection.send(request).await {
+        Ok(answer) => Ok((connection, answer)),
+        Err(refused) => Err(Unanswered::Broken(refused.into_error().into())),
+    }
+}
+
+async fn open(
+    connector: &mut Connector,
+    connect_timeout: Duration,
+    origin: &Uri,
+) -> Result<Box<Connection>, Unanswered> {
+    let connect = async { connector.ready().await?.call(origin.clone()).await };
+    let stream = match timeout(connect_timeout, connect).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Unanswered::Unconnected(error)),
+        Err(_) => return Err(Unanswered::Unreached),
+    };
+    // One piece to the kernel: events are small, so that a copy is cheaper than a list of two.
+    let handshake = http1::Builder::new().writev(false).handshake(stream).await;
+    let (requests, stream) = handshake.map_err(|error| Unanswered::Unconnected(error.into()))?;
+    Ok(Box::new(Connection { origin: origin.clone(), requests, stream: Some(stream) }))
+}
+
+impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections").field("idle", &self.idle().len()).finish_non_exhaustive()
+        f.debug_struct("Line").field("open", &self.open.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A timer that is moved when it rings and not for every wait: most waits end long before.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// What comes of `what`; none where `deadline` is there before it.
+    async fn within<T>(&mut self, deadline: Instant, what: impl Future<Output = T>) -> Option<T> {
+        let mut what = pin!(what);
+        poll_fn(|cx| match what.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => self.reached(deadline, cx).map(|()| None),
+        })
+        .await
+    }
+
+    fn reached(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
     }
 }
 
@@ -162,8 +194,7 @@ struct Connection {
 
 impl Connection {
     /// Whether it takes a request at once: the far side has not closed it, and nothing of the last answer is left.
-    fn is_ready(&mut self) -> bool {
-        self.go_on(&mut Context::from_waker(Waker::noop()));
+    fn is_ready(&self) -> bool {
         self.stream.is_some() && self.requests.is_ready()
     }
 

@@ -46,9 +46,11 @@ impl Server {
         self.closed.load(Ordering::SeqCst)
     }
 
-    async fn ask(&self, of: &Connections) -> Result<Reply, Unanswered> {
+    async fn ask(&self, by: &mut Line) -> Result<Reply, Unanswered> {
+        // Whoever asks again has waited.
+        assert_eq!(by.idle(tokio::task::yield_now()).await, Some(()));
         let request = Request::post("/hook").header("host", "receiver").body(Full::new(Bytes::from_static(b"{}")));
-        of.exchange(&self.origin, request.unwrap(), Instant::now() + SOON).await
+        by.exchange(&self.origin, request.unwrap(), Instant::now() + SOON).await
     }
 }
 
@@ -64,8 +66,8 @@ async fn serve(mut stream: TcpStream, requests: usize) {
     }
 }
 
-fn connections() -> Connections {
-    Connections::new(&Guard::new(true, &["127.0.0.0/8".parse().unwrap()]), SOON).unwrap()
+fn line() -> Line {
+    Line::new(&Guard::new(true, &["127.0.0.0/8".parse().unwrap()]), SOON).unwrap()
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -80,9 +82,9 @@ async fn until(what: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn a_connection_is_used_again_and_one_that_was_closed_costs_no_attempt() {
-    let (server, connections) = (Server::start(2).await, connections());
+    let (server, mut line) = (Server::start(2).await, line());
     for asked in 1..=6 {
-        let reply = server.ask(&connections).await.unwrap();
+        let reply = server.ask(&mut line).await.unwrap();
         assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &b"yes"[..]));
         until(|| server.closed() == asked / 2).await;
     }
@@ -91,35 +93,46 @@ async fn a_connection_is_used_again_and_one_that_was_closed_costs_no_attempt() {
 
 #[tokio::test]
 async fn a_connection_leads_to_one_origin() {
-    let (one, other, connections) = (Server::start(9).await, Server::start(9).await, connections());
+    let (one, other, mut line) = (Server::start(9).await, Server::start(9).await, line());
     for server in [&one, &other, &other] {
-        server.ask(&connections).await.unwrap();
+        server.ask(&mut line).await.unwrap();
     }
     assert_eq!((one.connections(), other.connections()), (1, 1));
 }
 
 #[tokio::test]
 async fn what_was_idle_for_too_long_is_closed() {
-    let (server, connections) = (Server::start(9).await, connections());
-    server.ask(&connections).await.unwrap();
-    connections.sweep();
-    server.ask(&connections).await.unwrap();
+    let (server, mut line) = (Server::start(9).await, line());
+    server.ask(&mut line).await.unwrap();
+    server.ask(&mut line).await.unwrap();
     assert_eq!((server.connections(), server.closed()), (1, 0));
     tokio::time::pause();
-    tokio::time::advance(IDLE).await;
+    assert_eq!(line.idle(std::future::pending::<()>()).await, None);
     tokio::time::resume();
-    connections.sweep();
     until(|| server.closed() == 1).await;
+    server.ask(&mut line).await.unwrap();
+    assert_eq!((server.connections(), server.closed()), (2, 1));
 }
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_waited_for_no_longer_than_allowed() {
-    let (server, connections) = (Server::start(0).await, connections());
-    let broken = server.ask(&connections).await.unwrap_err();
+    let (server, mut line) = (Server::start(0).await, line());
+    let broken = server.ask(&mut line).await.unwrap_err();
     assert!(matches!(broken, Unanswered::Broken(_)), "{broken:?}");
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
     let request = Request::post("/").body(Full::default()).unwrap();
-    let late = connections.exchange(&origin, request, Instant::now() + Duration::from_millis(50)).await;
+    let late = line.exchange(&origin, request, Instant::now() + Duration::from_millis(50)).await;
     assert!(matches!(late, Err(Unanswered::Late)), "{late:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_alarm_rings_at_the_deadline_whatever_it_was_set_to_before() {
+    let mut alarm = Alarm::default();
+    for (allowed, needed) in [(9, 5), (2, 7), (3, 1), (1, 1), (5, 2), (6, 8)] {
+        let (began, seconds) = (Instant::now(), Duration::from_secs);
+        let done = alarm.within(began + seconds(allowed), sleep_until(began + seconds(needed))).await;
+        assert_eq!(done.is_some(), needed <= allowed, "{allowed} {needed}");
+        assert_eq!(began.elapsed().as_secs(), allowed.min(needed), "{allowed} {needed}");
+    }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{Instrument as _, info_span};
+use tracing::info_span;
 
+use super::attempts::{Attempts, Job, Means};
 use super::breaker::{Breaker, Passage};
 use super::config::Endpoint;
 use super::error::Standing;
@@ -17,7 +17,6 @@ use super::failing::Failing;
 use super::guard::Guard;
 use super::load::Load;
 use super::meters::Meters;
-use super::outcome::{Ended, Finished, Nothing};
 use super::pace::Pace;
 use super::pending::{Due, Fate, Pending, Start};
 use super::request::Sender;
@@ -48,14 +47,13 @@ enum Left {
 pub(super) struct Driver<'s, F, B, D> {
     pub sink: &'s WebhookSink<F, B, D>,
     pub guard: Guard,
-    pub sender: Sender,
     pub endpoint: Arc<Endpoint>,
     pub reading: Reading,
     pub pending: Pending,
     pub breaker: Breaker,
     pub pace: Pace,
     pub schedule: Schedule,
-    pub attempts: JoinSet<Ended>,
+    pub attempts: Attempts,
     pub meters: Meters,
     pub batch: Option<(Arc<Batch>, usize)>,
     pub letters: Vec<NewDeadLetter>,
@@ -222,6 +220,12 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         clock: clock.clone(),
         stop: stop.clone(),
     };
+    let means = Means {
+        sender,
+        route: Arc::clone(&rest.route),
+        enricher: rest.enricher.clone(),
+        shard: rest.ownership.shard,
+    };
     let driver = Driver {
         breaker: Breaker::new(rest.config.breaker),
         pace: Pace::new(rest.config.max_in_flight),
@@ -229,11 +233,10 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         meters: Meters::new(&rest.name, rest.ownership.shard),
         sink: &rest,
         guard,
-        sender,
+        attempts: Attempts::new(means, rest.config.max_in_flight),
         endpoint: Arc::new(endpoint),
         reading,
         pending,
-        attempts: JoinSet::new(),
         batch: None,
         letters: Vec::new(),
         row,
@@ -270,13 +273,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                         break Left::Sought(target);
                     }
                 }
-                Some(finished) = self.attempts.join_next(), if !self.attempts.is_empty() => {
-                    let now = self.now();
-                    self.ended(&finished.map_err(WebhookSinkError::Attempt)?, now);
-                    while let Some(finished) = self.attempts.try_join_next() {
-                        self.ended(&finished.map_err(WebhookSinkError::Attempt)?, now);
-                    }
-                }
+                ended = self.attempts.ended() => self.ended(&ended?),
                 Some((batch, head)) = batches.recv(), if self.batch.is_none() => {
                     self.head = self.head.max(head).max(batch.to());
                     self.batch = Some((batch, 0));
@@ -296,8 +293,10 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     /// as it was, or the cursor lies before it.
     async fn wind_up(&mut self) -> Result<(), WebhookSinkError> {
         let deadline = Instant::now() + FINISH_WITHIN.min(self.sink.config.timeout);
-        while let Ok(Some(finished)) = tokio::time::timeout_at(deadline, self.attempts.join_next()).await {
-            self.ended(&finished.map_err(WebhookSinkError::Attempt)?, self.now());
+        while self.attempts.under_way() > 0
+            && let Ok(ended) = tokio::time::timeout_at(deadline, self.attempts.ended()).await
+        {
+            self.ended(&ended?);
         }
         self.attempts.shutdown().await;
         self.write().await?;
@@ -348,17 +347,21 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
             Passage::Shut(_) => Ok(false),
             Passage::Probe => self.probe().await,
             Passage::Open => {
-                let free = self.pace.limit().saturating_sub(self.attempts.len());
+                let free = self.free();
                 // Rows that are due and fresh events share what is free.
                 let contested = self.pending.has_ready() || self.batch.is_some();
                 let share = if contested { free / 2 + usize::from(self.rows_first && free % 2 == 1) } else { free };
                 // A single free place goes to the one and to the other in turn.
                 self.rows_first ^= free % 2 == 1;
                 self.start_rows(now, share, false).await?;
-                let free = self.pace.limit().saturating_sub(self.attempts.len());
-                Ok(self.start_fresh(free, false))
+                Ok(self.start_fresh(self.free(), false))
             }
         }
+    }
+
+    /// How many attempts more may be under way.
+    fn free(&self) -> usize {
+        self.pace.limit().saturating_sub(self.attempts.under_way())
     }
 
     /// Why nothing is delivered at all.
@@ -376,14 +379,14 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     /// endpoint will never take does not keep the breaker open; after each round of them a fresh event has its turn.
     async fn probe(&mut self) -> Result<bool, LedgerError> {
         let now = Instant::now();
-        let before = self.attempts.len();
+        let before = self.attempts.under_way();
         if self.row_probes < self.pending.count_due(now) {
             self.row_probes += 1;
             self.start_rows(now, 1, true).await?;
             return Ok(false);
         }
         let more = self.start_fresh(1, true);
-        if self.attempts.len() > before {
+        if self.attempts.under_way() > before {
             self.row_probes = 0;
             return Ok(false);
         }
@@ -484,31 +487,11 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         if probe {
             self.breaker.begin_probe();
         }
-        let (sender, endpoint) = (self.sender.clone(), Arc::clone(&self.endpoint));
         let span = trace::of_event(
             &start.load.traceparent(),
             || info_span!(parent: None, "attempt", sink = %self.sink.name, seq = %start.seq),
         );
-        let (route, enricher) = (Arc::clone(&self.sink.route), self.sink.enricher.clone());
-        let shard = self.sink.ownership.shard;
-        let attempt = async move {
-            let Start { seq, recorded_at, load } = start;
-            let message = match load {
-                Load::Message(message) => message,
-                // On the heap: only where something is looked up is an attempt as large as that.
-                load @ Load::LookUp(..) => match Box::pin(load.message(&*route, enricher, shard)).await {
-                    Ok(message) => message,
-                    Err(unsent) => return Ended::Unsent(Nothing { seq, unsent, probe }),
-                },
-            };
-            let began = Instant::now();
-            fail::fail_point!("webhook::before_send");
-            let answer = sender.attempt(&endpoint, message).await;
-            fail::fail_point!("webhook::after_send");
-            Ended::Sent(Finished { seq, recorded_at, began, answer, probe })
-        };
-        // On the heap: a task moves its future when it begins, and again as much memory for what came of it.
-        self.attempts.spawn(Box::pin(attempt.instrument(span)));
+        self.attempts.begin(Job { start, endpoint: Arc::clone(&self.endpoint), probe, span });
     }
 
     /// When something may begin that cannot now, if nothing else happens before.

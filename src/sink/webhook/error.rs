@@ -12,7 +12,7 @@ pub enum WebhookSinkError {
     Ledger(#[from] LedgerError),
     /// An attempt's task panicked.
     #[error("an attempt ended abnormally")]
-    Attempt(#[source] tokio::task::JoinError),
+    Attempt(#[from] tokio::task::JoinError),
 }
 
 impl WebhookSinkError {

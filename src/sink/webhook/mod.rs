@@ -10,9 +10,11 @@
 //! like one whose attempt failed, its record's lane waits, and other records go on.
 //!
 //! The parts: `pending` is the state and its bounds, `lanes` the order of one record's events (INV-12), `breaker` and
-//! `pace` spare an endpoint that fails, `driver` is the loop around them, `request`, `sign` and `response` are one
-//! attempt, `connection` is its way there, `guard` keeps it away from addresses that it must not reach.
+//! `pace` spare an endpoint that fails, `driver` is the loop around them, `attempts` are the workers that it gives them
+//! to, `request`, `sign` and `response` are one attempt, `connection` is its way there, `guard` keeps it away from
+//! addresses that it must not reach.
 
+mod attempts;
 mod breaker;
 mod check;
 mod config;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use time::OffsetDateTime;
-use tokio::time::Instant;
 
 use super::driver::Driver;
 use super::load::Unsent;
@@ -19,7 +18,6 @@ use crate::event::{AttemptNote, DeliveryBook, Seq};
 pub(super) struct Finished {
     pub seq: Seq,
     pub recorded_at: OffsetDateTime,
-    pub began: Instant,
     pub answer: Answer,
     pub probe: bool,
 }
@@ -42,11 +40,14 @@ pub(super) struct Nothing {
 }
 
 impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
-    /// Settles whatever came of an attempt.
-    pub(super) fn ended(&mut self, ended: &Ended, now: Due) {
-        match ended {
-            Ended::Sent(finished) => self.finished(finished, now),
-            Ended::Unsent(nothing) => self.unsent(nothing, now),
+    /// Settles whatever came of attempts, in the state only; what must be written is written in the next turn.
+    pub(super) fn ended(&mut self, ended: &[Ended]) {
+        let now = self.now();
+        for ended in ended {
+            match ended {
+                Ended::Sent(finished) => self.finished(finished, now),
+                Ended::Unsent(nothing) => self.unsent(nothing, now),
+            }
         }
     }
 
@@ -75,8 +76,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
         self.pending.settle(seq, fate, now);
     }
 
-    /// Settles an attempt, in the state only; what must be written is written in the next turn.
-    pub(super) fn finished(&mut self, finished: &Finished, now: Due) {
+    fn finished(&mut self, finished: &Finished, now: Due) {
         let delivered = finished.answer.verdict == Verdict::Delivered;
         self.meters.attempt(finished.answer.class());
         if finished.probe {
@@ -109,7 +109,7 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
                 self.failed(finished, now, false);
             }
             Verdict::Throttled => {
-                self.pace.throttled(finished.began, now.at, finished.answer.retry_after);
+                self.pace.throttled(finished.answer.began, now.at, finished.answer.retry_after);
                 self.failed(finished, now, !finished.probe);
             }
             Verdict::Failed(_) => self.failed(finished, now, !finished.probe),

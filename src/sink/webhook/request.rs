@@ -1,10 +1,10 @@
 //! The one way to a request: signed, of the bytes that are sent.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request};
@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::config::Endpoint;
-use super::connection::Connections;
+use super::connection::Line;
 use super::guard::Guard;
 use super::response::{Answer, Beginning, Failure, Reply, Unanswered, Verdict, asked_to_wait, verdict};
 use super::sign::webhook_id;
 use crate::clock::Clock;
 use crate::config::{WebhookConfig, is_secret_header};
-use crate::event::{Recorded, Shard};
+use crate::event::{Recorded, Seq, Shard};
 use crate::http::Transport;
 use crate::mutant::{Mutant, planted};
 
@@ -31,15 +31,26 @@ const STANDPIPE_SEQ: HeaderName = HeaderName::from_static("standpipe-seq");
 const STANDPIPE_REPLAY: HeaderName = HeaderName::from_static("standpipe-replay");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const OURSELVES: HeaderValue = HeaderValue::from_static(crate::http::USER_AGENT);
+/// The values that are written for each request, in bytes, about: an id, two numbers, a trace, a time, a signature.
+const VALUES: usize = 512;
 
 /// What every attempt of one event has in common. The body is shared, never copied.
 #[derive(Clone)]
 pub struct Message {
     id: String,
-    headers: HeaderMap,
-    /// Those of the rendered headers that hold a secret, by their names.
-    secrets: Vec<HeaderValue>,
+    /// None for a message that is no event of the ledger.
+    event: Option<Event>,
+    /// What the sink's rules rendered.
+    rendered: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
+}
+
+#[derive(Clone, Copy)]
+struct Event {
+    shard: Shard,
+    seq: Seq,
+    replay: Option<Seq>,
+    traceparent: [u8; 55],
 }
 
 // By hand: a header may hold a secret (INV-16).
@@ -59,42 +70,59 @@ pub struct HeaderError {
 impl Message {
     /// The message of an event, with the headers that the sink's rules rendered for it.
     pub fn new(event: &Recorded, shard: Shard, rendered: &[(Arc<str>, String)]) -> Result<Self, HeaderError> {
-        let mut headers = HeaderMap::with_capacity(12 + rendered.len());
-        let mut secrets = Vec::new();
-        for (name, value) in rendered {
+        let header = |(name, value): &(Arc<str>, String)| {
             let refused = || HeaderError { name: name.to_string() };
             let value = HeaderValue::from_str(value).map_err(|_| refused())?;
-            if is_secret_header(name) {
-                secrets.push(value.clone());
-            }
-            headers.append(HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?, value);
-        }
-        headers.insert(CONTENT_TYPE, JSON);
-        headers.insert(STANDPIPE_SHARD, HeaderValue::from(shard.0));
-        headers.insert(STANDPIPE_SEQ, HeaderValue::from(event.seq.0));
-        if let Some(replay) = &event.replay {
-            headers.insert(STANDPIPE_REPLAY, HeaderValue::from(replay.of.0));
-        }
-        headers.insert(TRACEPARENT, HeaderValue::from_bytes(&event.traceparent()).expect("hex digits"));
-        Ok(Self { id: webhook_id(event), headers, secrets, body: event.body.clone() })
+            Ok((HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused())?, value))
+        };
+        let rendered = rendered.iter().map(header).collect::<Result<_, HeaderError>>()?;
+        let replay = event.replay.as_ref().map(|replay| replay.of);
+        let (seq, traceparent) = (event.seq, event.traceparent());
+        let id = webhook_id(event);
+        Ok(Self { id, event: Some(Event { shard, seq, replay, traceparent }), rendered, body: event.body.clone() })
     }
 
     /// A message that is no event of the ledger: `webhook test`.
     #[must_use]
     pub fn ping(id: &str, body: Bytes) -> Self {
-        Self { id: id.into(), headers: HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), secrets: Vec::new(), body }
+        Self { id: id.into(), event: None, rendered: Vec::new(), body }
     }
 
     /// The trace that the receiver sees; empty for a message that is no event.
     #[must_use]
     pub fn traceparent(&self) -> &str {
-        self.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.event.as_ref().and_then(|event| std::str::from_utf8(&event.traceparent).ok()).unwrap_or_default()
+    }
+
+    /// Those of the rendered headers that hold a secret, by their names.
+    fn secrets(&self) -> Vec<HeaderValue> {
+        let secret = |(name, _): &&(HeaderName, HeaderValue)| is_secret_header(name.as_str());
+        self.rendered.iter().filter(secret).map(|(_, value)| value.clone()).collect()
     }
 
     /// Its `webhook-id`.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+}
+
+/// Memory of a request, for the next one: of its headers, and of their values.
+#[derive(Clone, Debug, Default)]
+pub struct Spare {
+    headers: HeaderMap,
+    text: BytesMut,
+}
+
+impl Spare {
+    /// A value of what `write` writes. All of one request lie in one piece.
+    fn value(&mut self, write: impl FnOnce(&mut BytesMut)) -> HeaderValue {
+        write(&mut self.text);
+        HeaderValue::from_maybe_shared(self.text.split().freeze()).expect("ids, times and signatures are plain ASCII")
+    }
+
+    fn number(&mut self, number: impl fmt::Display) -> HeaderValue {
+        self.value(|text| write!(text, "{number}").expect("memory does not fail"))
     }
 }
 
@@ -107,13 +135,28 @@ pub struct SignedRequest {
 impl SignedRequest {
     /// Signs a message for an attempt that begins `at`.
     #[must_use]
-    pub fn new(endpoint: &Endpoint, message: Message, at: OffsetDateTime) -> Self {
-        let Message { id, mut headers, body, .. } = message;
-        let timestamp = at.unix_timestamp().to_string();
-        let signature = endpoint.keys().sign(&id, &timestamp, &body);
-        insert(&mut headers, WEBHOOK_ID, id);
-        insert(&mut headers, WEBHOOK_TIMESTAMP, timestamp);
-        insert(&mut headers, WEBHOOK_SIGNATURE, signature);
+    pub fn new(endpoint: &Endpoint, message: Message, at: OffsetDateTime, spare: &mut Spare) -> Self {
+        let Message { id, event, rendered, body } = message;
+        let mut headers = std::mem::take(&mut spare.headers);
+        headers.clear();
+        spare.text.reserve(VALUES);
+        for (name, value) in rendered {
+            headers.append(name, value);
+        }
+        headers.insert(CONTENT_TYPE, JSON);
+        if let Some(Event { shard, seq, replay, traceparent }) = event {
+            headers.insert(STANDPIPE_SHARD, HeaderValue::from(shard.0));
+            headers.insert(STANDPIPE_SEQ, spare.number(seq));
+            if let Some(replay) = replay {
+                headers.insert(STANDPIPE_REPLAY, spare.number(replay));
+            }
+            headers.insert(TRACEPARENT, spare.value(|text| text.put_slice(&traceparent)));
+        }
+        let timestamp = spare.number(at.unix_timestamp());
+        let signed = timestamp.to_str().expect("digits");
+        headers.insert(WEBHOOK_SIGNATURE, spare.value(|text| endpoint.keys().sign_into(&id, signed, &body, text)));
+        headers.insert(WEBHOOK_TIMESTAMP, timestamp);
+        headers.insert(WEBHOOK_ID, spare.value(|text| text.put_slice(id.as_bytes())));
         if let Some(authorization) = endpoint.authorization() {
             headers.entry(AUTHORIZATION).or_insert_with(|| authorization.clone());
         }
@@ -145,22 +188,19 @@ impl fmt::Debug for SignedRequest {
     }
 }
 
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    headers.insert(name, HeaderValue::try_from(value).expect("ids, times and signatures are made of plain ASCII"));
-}
-
-/// Sends requests, through the guard, within their bounds. Cheap to clone.
+/// Sends one request after the other, through the guard, within their bounds. A clone has a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Sender {
     way: Way,
     clock: Clock,
     timeout: Duration,
+    spare: Spare,
 }
 
 #[derive(Clone, Debug)]
 enum Way {
-    /// Over connections that are kept.
-    Kept(Arc<Connections>),
+    /// Over a connection that is kept.
+    Kept(Line),
     /// As somebody else sends it.
     Given(Transport),
 }
@@ -172,18 +212,18 @@ impl Sender {
             let follows = crate::http::client_builder().build().map_err(std::io::Error::other)?;
             return Ok(Self::over(Transport::Network(follows), config, clock));
         }
-        let connections = Connections::new(guard, config.connect_timeout)?;
-        Ok(Self { way: Way::Kept(Arc::new(connections)), clock, timeout: config.timeout })
+        let line = Line::new(guard, config.connect_timeout)?;
+        Ok(Self { way: Way::Kept(line), clock, timeout: config.timeout, spare: Spare::default() })
     }
 
     /// Over a transport of one's own, which the guard does not watch.
     #[must_use]
-    pub const fn over(transport: Transport, config: &WebhookConfig, clock: Clock) -> Self {
-        Self { way: Way::Given(transport), clock, timeout: config.timeout }
+    pub fn over(transport: Transport, config: &WebhookConfig, clock: Clock) -> Self {
+        Self { way: Way::Given(transport), clock, timeout: config.timeout, spare: Spare::default() }
     }
 
     /// One attempt.
-    pub async fn attempt(&self, endpoint: &Endpoint, message: Message) -> Answer {
+    pub async fn attempt(&mut self, endpoint: &Endpoint, message: Message) -> Answer {
         let (at, began) = (self.clock.now(), Instant::now());
         let unanswered = |verdict, error: String| Answer {
             verdict: Verdict::Failed(verdict),
@@ -192,18 +232,17 @@ impl Sender {
             body: Vec::new(),
             error,
             at,
+            began,
             took: began.elapsed(),
         };
         if let Some(refused) = endpoint.refused() {
             return unanswered(Failure::Refused, refused.to_string());
         }
-        let secrets = message.secrets.clone();
-        let request = SignedRequest::new(endpoint, message, at);
+        let secrets = message.secrets();
+        let request = SignedRequest::new(endpoint, message, at, &mut self.spare);
         let deadline = began + self.timeout;
-        let reply = match &self.way {
-            Way::Kept(connections) => {
-                connections.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await
-            }
+        let reply = match &mut self.way {
+            Way::Kept(line) => line.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await,
             Way::Given(transport) => Box::pin(given(transport, request.of_a_client(endpoint), deadline)).await,
         };
         let Reply { status, headers, mut body } = match reply {
@@ -219,21 +258,26 @@ impl Sender {
             // What is kept and shown of it: an endpoint may tell back what it was told.
             endpoint.mask(&secrets).cover(&mut body);
         }
+        let retry_after = if delivered { None } else { asked_to_wait(&headers, self.clock.now()) };
+        self.spare.headers = headers;
         Answer {
             verdict,
             status: Some(status.as_u16()),
-            retry_after: if delivered { None } else { asked_to_wait(&headers, self.clock.now()) },
+            retry_after,
             body: if delivered { Vec::new() } else { body },
             error: if delivered { String::new() } else { format!("the endpoint answered {status}") },
             at,
+            began,
             took: began.elapsed(),
         }
     }
 
-    /// Closes connections that nobody used for a while.
-    pub fn sweep(&self) {
-        if let Way::Kept(connections) = &self.way {
-            connections.sweep();
+    /// Waits for something while there is nothing to send. It gives none where a connection would be idle for too long: it
+    /// is closed then.
+    pub async fn idle<T>(&mut self, what: impl Future<Output = T>) -> Option<T> {
+        match &mut self.way {
+            Way::Kept(line) => line.idle(what).await,
+            Way::Given(_) => Some(what.await),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, RETRY_AFTER};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::guard::Refused;
 
@@ -31,6 +32,8 @@ pub struct Answer {
     pub error: String,
     /// When the attempt began.
     pub at: OffsetDateTime,
+    /// The same by the monotonic clock.
+    pub began: Instant,
     /// How long it took.
     pub took: Duration,
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut as _, BytesMut};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, Verifier as _, VerifyingKey};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
@@ -106,25 +107,21 @@ impl Keys {
     /// The value of `webhook-signature` over `id.timestamp.body`: a `v1,` for each secret, the first first, then `v1a,`.
     #[must_use]
     pub fn sign(&self, id: &str, timestamp: &str, body: &[u8]) -> String {
-        let mut value = String::with_capacity(48 * self.shared.len() + 96);
+        let mut value = BytesMut::new();
+        self.sign_into(id, timestamp, body, &mut value);
+        String::from_utf8_lossy(&value).into_owned()
+    }
+
+    /// The same, into a buffer that is empty.
+    pub fn sign_into(&self, id: &str, timestamp: &str, body: &[u8], value: &mut BytesMut) {
         for key in &self.shared {
             let mut mac = key.clone();
             feed(&mut mac, id, timestamp, body);
-            if !value.is_empty() {
-                value.push(' ');
-            }
-            value.push_str("v1,");
-            STANDARD.encode_string(mac.finalize().into_bytes(), &mut value);
+            put(value, "v1,", &mac.finalize().into_bytes());
         }
         if let Some(key) = &self.signing {
-            let signature = key.sign(&signed_bytes(id, timestamp, body));
-            if !value.is_empty() {
-                value.push(' ');
-            }
-            value.push_str("v1a,");
-            STANDARD.encode_string(signature.to_bytes(), &mut value);
+            put(value, "v1a,", &key.sign(&signed_bytes(id, timestamp, body)).to_bytes());
         }
-        value
     }
 
     /// The public key (`whpk_…`) that receivers check `v1a` signatures with.
@@ -132,6 +129,17 @@ impl Keys {
     pub fn public_key(&self) -> Option<String> {
         self.signing.as_ref().map(|key| format!("whpk_{}", STANDARD.encode(key.verifying_key().as_bytes())))
     }
+}
+
+/// One more signature, in base64.
+fn put(value: &mut BytesMut, version: &str, signature: &[u8]) {
+    if !value.is_empty() {
+        value.put_u8(b' ');
+    }
+    value.put_slice(version.as_bytes());
+    let mut text = [0; 88];
+    let length = STANDARD.encode_slice(signature, &mut text).expect("a signature has 64 bytes at most");
+    value.put_slice(&text[..length]);
 }
 
 /// What a receiver knows: checks signatures in constant time.

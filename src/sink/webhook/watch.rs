@@ -66,7 +66,6 @@ impl<F, B: SinkBook, D: DeliveryBook> Driver<'_, F, B, D> {
     pub(super) async fn look(&mut self) -> Result<Option<Seq>, LedgerError> {
         let now = self.now();
         self.pending.keep_slow(now);
-        self.sender.sweep();
         self.meters.breaker.set(self.breaker.state(now.at).gauge());
         if now.at < self.reading.next_row {
             return Ok(None);
