@@ -149,3 +149,7 @@ async fn attempt(means: &Means, sender: &mut Sender, job: Job) -> Ended {
     fail::fail_point!("webhook::after_send");
     Ended::Sent(Finished { seq, recorded_at, answer, probe })
 }
+
+#[cfg(test)]
+#[path = "attempts_tests.rs"]
+mod tests;

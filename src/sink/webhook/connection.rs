@@ -239,4 +239,4 @@ impl Connection {
 
 #[cfg(test)]
 #[path = "connection_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -10,15 +10,15 @@ use super::*;
 const SOON: Duration = Duration::from_secs(30);
 
 /// Says yes to so many requests on each connection, and closes it without a word.
-struct Server {
-    origin: Uri,
+pub struct Server {
+    pub origin: Uri,
     connections: Arc<AtomicUsize>,
     closed: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl Server {
-    async fn start(requests: usize) -> Self {
+    pub async fn start(requests: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let (connections, closed) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
@@ -38,7 +38,7 @@ impl Server {
         Self { origin, connections, closed, _tasks: tasks }
     }
 
-    fn connections(&self) -> usize {
+    pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
