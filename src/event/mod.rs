@@ -26,7 +26,7 @@ pub use delivery::{
 pub use lookup::{Answerer, Found, LookUp, LookUpError, LookUps, LookingUp, OnMiss, RecordKey, Wanted};
 pub use names::{AccountName, Epoch, EventType, LedgerId, Seq, Shard, SinkName, StreamKey, StreamName};
 pub use page::{Event, Gap, GapReason, Page, Position, Rejected};
-pub use room::{Capacity, Room};
+pub use room::{Capacity, Room, Sharer};
 pub use tenure::Tenure;
 
 /// The type of the event that announces a gap (design.md section 7). It passes filters, goes to every webhook and to

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
@@ -10,6 +11,17 @@ pub struct Capacity {
     kibibytes: Arc<Semaphore>,
     max_events: u32,
     max_kibibytes: u32,
+    sharers: Arc<AtomicUsize>,
+}
+
+/// One of those who may hold a part of a [`Capacity`] while they wait for something to happen.
+#[derive(Debug)]
+pub struct Sharer(Arc<AtomicUsize>);
+
+impl Drop for Sharer {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A taken part of a [`Capacity`].
@@ -54,7 +66,23 @@ impl Capacity {
             kibibytes: Arc::new(Semaphore::new(max_kibibytes as usize)),
             max_events,
             max_kibibytes,
+            sharers: Arc::default(),
         }
+    }
+
+    /// One more who may hold a share of it.
+    #[must_use]
+    pub fn sharer(&self) -> Sharer {
+        self.sharers.fetch_add(1, Ordering::Relaxed);
+        Sharer(Arc::clone(&self.sharers))
+    }
+
+    /// The events and bytes that each sharer may hold while it waits for something to happen: together they leave half of
+    /// it to those where something does. At least 1 event and 1 KiB.
+    #[must_use]
+    pub fn share(&self) -> (u32, u64) {
+        let parts = u32::try_from(self.sharers.load(Ordering::Relaxed)).unwrap_or(u32::MAX).max(1).saturating_mul(2);
+        ((self.max_events / parts).max(1), u64::from((self.max_kibibytes / parts).max(1)) * 1024)
     }
 
     /// Waits for room, first come first served. A wish larger than the whole capacity is cut to it, so that it is
@@ -101,6 +129,20 @@ fn in_kibibytes(bytes: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_shares_leave_half_of_it() {
+        let capacity = Capacity::new(100, 64 * 1024);
+        assert_eq!(capacity.share(), (50, 32 * 1024));
+        let sharers: Vec<Sharer> = (0..10).map(|_| capacity.clone().sharer()).collect();
+        assert_eq!(capacity.share(), (5, 3 * 1024));
+        let more: Vec<Sharer> = (0..1_000).map(|_| capacity.sharer()).collect();
+        assert_eq!(capacity.share(), (1, 1024), "never nothing");
+        drop(more);
+        assert_eq!(capacity.share(), (5, 3 * 1024));
+        drop(sharers);
+        assert_eq!(capacity.share(), (50, 32 * 1024));
+    }
 
     #[tokio::test]
     async fn room_that_shrinks_is_free_for_others_and_grows_only_into_what_is_free() {

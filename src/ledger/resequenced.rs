@@ -70,7 +70,9 @@ mod tests {
     fn most_of_the_newest_are_remembered_and_the_oldest_make_place() {
         let mut seen = Resequenced::default();
         let mut all = |id: &str, records: std::ops::Range<usize>| {
-            records.filter(|record| seen.is_again(&event(&format!("{id}{record}"), &record.to_string(), Some("1")))).count()
+            records
+                .filter(|record| seen.is_again(&event(&format!("{id}{record}"), &record.to_string(), Some("1"))))
+                .count()
         };
         assert_eq!(all("a", 0..PLACES), 0, "all are new");
         let newest = PLACES * 3 / 4..PLACES;

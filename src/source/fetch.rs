@@ -8,15 +8,15 @@ use tracing::{Instrument as _, info_span};
 use super::Shared;
 use super::gate::Pass;
 use crate::event::ports::{Dialect, StreamBook};
-use crate::event::{Position, Room, StreamKey};
+use crate::event::{Position, Room, Sharer, StreamKey};
 use crate::sell::wire::{PageContent, PageOf, Subscribed};
 use crate::sell::{Poll, Priority, SellDisposition, SellError, Slot};
 use crate::telemetry::causes;
 
 /// How long the vendor may hold an answer back, where it can.
 const LONG_POLL: Duration = Duration::from_secs(20);
-/// A poll that waits keeps room for no more events than this: it comes back with the first one.
-const WAITING_LIMIT: u16 = 100;
+/// A poll that waits keeps room for no more events than this, nor than its share: it comes back with the first one.
+const WAITING_LIMIT: u32 = 100;
 /// The size that events are expected to have before any was seen, in bytes.
 const EVENT_BYTES: u64 = 2_048;
 /// Room for a page is never less than this, in bytes.
@@ -34,6 +34,8 @@ pub(super) struct Fetcher<B> {
     subscription: Option<Subscription>,
     pub limit: Limit,
     event_bytes: u64,
+    /// Where polls wait, and hold room meanwhile.
+    _sharer: Option<Sharer>,
 }
 
 /// A subscription in the reference dialect.
@@ -63,7 +65,8 @@ pub(super) enum NoPage {
 impl<B: StreamBook> Fetcher<B> {
     pub fn new(shared: Arc<Shared<B>>, key: StreamKey, resources: Vec<String>) -> Self {
         let limit = Limit::new(crate::sell::page_limit(shared.dialect, shared.config.page_limit));
-        Self { shared, key, resources, subscription: None, limit, event_bytes: EVENT_BYTES }
+        let sharer = (shared.dialect == Dialect::Reference).then(|| shared.room.sharer());
+        Self { shared, key, resources, subscription: None, limit, event_bytes: EVENT_BYTES, _sharer: sharer }
     }
 
     /// The next page will come by a new subscription.
@@ -77,12 +80,12 @@ impl<B: StreamBook> Fetcher<B> {
         let shared = self.shared.clone();
         let pass = shared.gate.pass().await;
         let wait = wait && !pass.is_trial() && shared.dialect == Dialect::Reference;
-        let limit = if wait { self.limit.now.min(WAITING_LIMIT) } else { self.limit.now };
+        let (limit, least) = if wait { self.waiting() } else { (self.limit.now, LEAST_BYTES) };
         if let Err(error) = self.subscribe(position).await {
             shared.judge(pass, Some(&error));
             return Err(NoPage::Sell(error));
         }
-        let most = (u64::from(limit) * self.event_bytes).max(LEAST_BYTES).min(shared.config.max_page_bytes);
+        let most = (u64::from(limit) * self.event_bytes).max(least).min(shared.config.max_page_bytes);
         let (mut room, slot) = shared.room_and_slot(limit.into(), most).await;
         let asked = Instant::now();
         let told = self.ask(position, (limit, most), if wait { LONG_POLL } else { Duration::ZERO }, slot).await;
@@ -106,6 +109,15 @@ impl<B: StreamBook> Fetcher<B> {
         room.shrink(content.events.len(), bytes);
         let waited = wait && asked.elapsed() >= LONG_POLL / 2;
         Ok(Fetched { content, room, at: shared.clock.now(), waited })
+    }
+
+    /// The events that a poll asks for which waits, and the least bytes that it keeps room for: streams without news must not
+    /// hold the room that one with news needs, however many they are.
+    fn waiting(&self) -> (u16, u64) {
+        let (events, bytes) = self.shared.room.share();
+        let of_bytes = u32::try_from(bytes / self.event_bytes).unwrap_or(u32::MAX).max(1);
+        let limit = u16::try_from(WAITING_LIMIT.min(events).min(of_bytes)).unwrap_or(u16::MAX);
+        (limit.min(self.limit.now), LEAST_BYTES.min(bytes))
     }
 
     async fn ask(

@@ -220,12 +220,8 @@ async fn session<F: Feed, B: SinkBook, D: DeliveryBook>(
         clock: clock.clone(),
         stop: stop.clone(),
     };
-    let means = Means {
-        sender,
-        route: Arc::clone(&rest.route),
-        enricher: rest.enricher.clone(),
-        shard: rest.ownership.shard,
-    };
+    let means =
+        Means { sender, route: Arc::clone(&rest.route), enricher: rest.enricher.clone(), shard: rest.ownership.shard };
     let driver = Driver {
         breaker: Breaker::new(rest.config.breaker),
         pace: Pace::new(rest.config.max_in_flight),

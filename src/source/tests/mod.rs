@@ -378,6 +378,27 @@ async fn nothing_is_polled_without_room() {
     scene.end().await;
 }
 
+/// Field 4: streams without news hold no room that one with news needs, however many wait.
+#[tokio::test]
+async fn streams_that_wait_leave_room_for_one_that_has_something_to_tell() {
+    // INV-11
+    let quiet =
+        ["calls", "collaborations", "contacts", "leads", "loss_reasons", "notes", "orders", "products", "tasks"];
+    let mut setting = Setting::of(Dialect::Reference);
+    setting.room = Capacity::new(4 * usize::from(PAGE), 1 << 20);
+    setting.streams = quiet.iter().map(|name| (*name, 0)).chain([("deals", 0)]).collect();
+    setting.wanted = setting.streams.iter().map(|(name, _)| *name).collect();
+    let scene = setting.start().await;
+    scene.vendor.sell().hold = Duration::from_secs(20);
+    let waits = |scene: &Scene| {
+        let polls = &scene.vendor.sell().polls;
+        quiet.iter().filter(|name| polls.iter().any(|(stream, _, wait)| stream == *name && *wait > 0)).count()
+    };
+    scene.until("all of them wait", |scene| waits(scene) == quiet.len()).await;
+    assert!(scene.room.depth() <= 2 * usize::from(PAGE), "{} of the room are held", scene.room.depth());
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn a_page_larger_than_its_room_is_fetched_again_with_more() {
     // INV-11

@@ -78,6 +78,8 @@ pub struct Sell {
     pub token: String,
     /// What every record holds beside its id and number, in bytes.
     pub padding: usize,
+    /// How long a poll that waits is held, where there is nothing.
+    pub hold: Duration,
     pub subscribed: BTreeMap<String, String>,
     /// Every poll: stream, limit, wait.
     pub polls: Vec<(String, usize, u64)>,
@@ -96,6 +98,7 @@ impl Vendor {
             always: None,
             token: "good".to_owned(),
             padding: 0,
+            hold: Duration::from_millis(40),
             subscribed: BTreeMap::new(),
             polls: Vec::new(),
             tokens: Vec::new(),
@@ -210,8 +213,9 @@ async fn poll(vendor: Vendor, stream: String, Query(query): Queried, headers: He
     if let Some(answer) = refusal(&vendor, fault, &stream) {
         return answer;
     }
+    let hold = vendor.sell().hold;
     if fault == Some(Fault::Slow) || (from >= events && wait > 0) {
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        tokio::time::sleep(hold).await;
     }
     page(&vendor.sell(), &stream, (from, limit), events, fault)
 }
