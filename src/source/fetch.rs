@@ -65,8 +65,8 @@ pub(super) enum NoPage {
 impl<B: StreamBook> Fetcher<B> {
     pub fn new(shared: Arc<Shared<B>>, key: StreamKey, resources: Vec<String>) -> Self {
         let limit = Limit::new(crate::sell::page_limit(shared.dialect, shared.config.page_limit));
-        let sharer = (shared.dialect == Dialect::Reference).then(|| shared.room.sharer());
-        Self { shared, key, resources, subscription: None, limit, event_bytes: EVENT_BYTES, _sharer: sharer }
+        let waits = (shared.dialect == Dialect::Reference).then(|| shared.room.sharer());
+        Self { shared, key, resources, subscription: None, limit, event_bytes: EVENT_BYTES, _sharer: waits }
     }
 
     /// The next page will come by a new subscription.

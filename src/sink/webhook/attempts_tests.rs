@@ -32,7 +32,7 @@ struct Scene {
 
 fn scene(server: &Server) -> Scene {
     let config = WebhookConfig {
-        url: Secret::value(&format!("{}hook", server.origin)),
+        url: Secret::value(format!("{}hook", server.origin)),
         secrets: vec![Secret::value("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")],
         signing_key: None,
         allow_http: true,
