@@ -84,7 +84,7 @@ impl Producer {
                 let order = match inbox.recv_timeout(LISTEN_EVERY) {
                     Ok(order) => order,
                     Err(mpsc::RecvTimeoutError::Timeout) => {
-                        client.listen();
+                        hear_out(&client.producer);
                         continue;
                     }
                     Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -154,6 +154,7 @@ impl Client {
                     std::thread::park_timeout(Duration::from_millis(100));
                 }
                 Err(source) => {
+                    hear_out(&producer);
                     return Err(KafkaSinkError::Kafka {
                         doing: format!("calling init_transactions as `{}`", settings.transactional_id),
                         source: reports.explain(source),
@@ -170,6 +171,7 @@ impl Client {
     fn commit(&mut self, transaction: &Transaction) -> Result<Committed, KafkaSinkError> {
         let begun = Instant::now();
         fail::fail_point!("kafka::before_begin");
+        hear_out(&self.producer);
         let troubles = self.reports.troubles();
         self.producer.begin_transaction().map_err(|error| self.doubt("begin_transaction failed", error, begun))?;
         fail::fail_point!("kafka::after_begin");
@@ -212,7 +214,7 @@ impl Client {
                 source: None,
             });
         }
-        self.listen();
+        hear_out(&self.producer);
         if let Some(why) = self.reports.trouble_since(troubles) {
             return Err(KafkaSinkError::Doubt { why, source: None });
         }
@@ -264,18 +266,13 @@ impl Client {
         Ok(())
     }
 
-    /// Takes what the client has to say, or waits a moment where that is no report.
+    /// Takes one thing that the client has to say, or waits a moment where that is no report.
     fn hear(&self) {
         let before = self.reports.outstanding.load(Ordering::Acquire);
-        self.listen();
+        self.producer.poll(Duration::ZERO);
         if self.reports.outstanding.load(Ordering::Acquire) == before {
             std::thread::park_timeout(LOOK_EVERY);
         }
-    }
-
-    /// Takes one thing that the client has to say, if there is any.
-    fn listen(&self) {
-        self.producer.poll(Duration::ZERO);
     }
 
     /// A transaction that the broker refuses purges its messages, whose reports say no more than that. What it said is told
@@ -304,6 +301,14 @@ impl Client {
             return KafkaSinkError::Fenced { id: self.settings.transactional_id.clone(), source };
         }
         KafkaSinkError::Doubt { why: why.to_owned(), source: Some(source) }
+    }
+}
+
+/// Takes all that a client has to say of which nothing is in flight.
+fn hear_out(producer: &BaseProducer<Reports>) {
+    let deadline = Instant::now() + LISTEN_EVERY;
+    while producer.in_flight_count() > 0 && Instant::now() < deadline {
+        producer.poll(Duration::ZERO);
     }
 }
 

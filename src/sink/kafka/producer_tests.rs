@@ -66,3 +66,19 @@ fn a_report_of_a_failure_is_no_definite_yes() {
     let Err(KafkaSinkError::Doubt { source: Some(source), .. }) = settled else { panic!("{settled:?}") };
     assert_eq!(source, failure);
 }
+
+/// INV-9: a broker that is lost may have been sent something twice; nobody else listens to what the client says of it.
+#[test]
+fn a_lost_broker_is_heard_of() {
+    let mock = MockKafka::start(&[(TOPIC.to_owned(), 1)]).unwrap();
+    let client = client(&mock);
+    let before = client.reports.troubles();
+    assert_eq!(client.reports.trouble_since(before), None);
+    drop(mock);
+    let deadline = Instant::now() + COMMIT_LIMIT;
+    while client.reports.trouble_since(before).is_none() {
+        assert!(Instant::now() < deadline, "nothing was heard");
+        hear_out(&client.producer);
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+}
