@@ -138,7 +138,6 @@ impl SignedRequest {
     pub fn new(endpoint: &Endpoint, message: Message, at: OffsetDateTime, spare: &mut Spare) -> Self {
         let Message { id, event, rendered, body } = message;
         let mut headers = std::mem::take(&mut spare.headers);
-        headers.clear();
         spare.text.reserve(VALUES);
         for (name, value) in rendered {
             headers.append(name, value);
@@ -245,7 +244,7 @@ impl Sender {
             Way::Kept(line) => line.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await,
             Way::Given(transport) => Box::pin(given(transport, request.of_a_client(endpoint), deadline)).await,
         };
-        let Reply { status, headers, mut body } = match reply {
+        let Reply { status, mut headers, mut body } = match reply {
             Ok(reply) => reply,
             Err(why) => {
                 let (kind, error) = why.failure(self.timeout);
@@ -259,6 +258,8 @@ impl Sender {
             endpoint.mask(&secrets).cover(&mut body);
         }
         let retry_after = if delivered { None } else { asked_to_wait(&headers, self.clock.now()) };
+        // Now, since what the endpoint told would hold the memory that it was read into.
+        headers.clear();
         self.spare.headers = headers;
         Answer {
             verdict,
