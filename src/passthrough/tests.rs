@@ -236,6 +236,12 @@ async fn what_is_ambiguous_or_leads_elsewhere_is_refused_in_the_form_of_the_dial
 
 /// What is logged on this thread from now on, until the guard is dropped.
 fn logged() -> (Captured, tracing::subscriber::DefaultGuard) {
+    // While a process has had one subscriber, tracing decides for good whether a line is wanted by the thread that comes
+    // by it first, which is another test's as likely as this one. With one for all threads it asks them all.
+    static EVERYBODY: std::sync::Once = std::sync::Once::new();
+    EVERYBODY.call_once(|| {
+        tracing::subscriber::set_global_default(tracing_subscriber::registry()).expect("no test sets another one");
+    });
     let lines = Captured::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
