@@ -62,7 +62,7 @@ async fn ledger(bench: &mut Bench<'_>, before: u64, empty: &Scene) {
     let full = stage.follow(&bench.ground, &scene, &pipe).await;
     drop(pipe);
     stage.end(&bench.ground).await;
-    eprintln!("  Ours: {:.0} events/s, {:.0} MB, {:.1?}", full.rate, full.peak_rss, full.cpu);
+    full.tell("Ours");
     let empty = run(&bench.ground, empty, Whose::Ours).await;
     let what = format!("→ Kafka, {before} events recorded by none");
     bench.figures.push(Figure::beside(what, RATE, full.rate, empty.rate, "≥ 0.85"));

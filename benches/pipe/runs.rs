@@ -74,6 +74,13 @@ pub struct Measured {
     pub latency: Option<[f64; 2]>,
 }
 
+impl Measured {
+    /// Says it while the bench goes on.
+    pub fn tell(&self, who: &str) {
+        eprintln!("  {who}: {:.0} events/s, {:.0} MB, {:.1?}", self.rate, self.peak_rss, self.cpu);
+    }
+}
+
 /// A pipe that runs.
 pub enum Pipe {
     Ours(Daemon),
@@ -246,7 +253,7 @@ pub async fn run(ground: &Ground, scene: &Scene, whose: Whose) -> Measured {
     let measured = stage.follow(ground, scene, &pipe).await;
     drop(pipe);
     stage.end(ground).await;
-    eprintln!("  {whose:?}: {:.0} events/s, {:.0} MB, {:.1?}", measured.rate, measured.peak_rss, measured.cpu);
+    measured.tell(&format!("{whose:?}"));
     measured
 }
 
@@ -260,7 +267,7 @@ pub async fn looked_up(ground: &Ground, scene: &Scene) -> Measured {
     let asked = stage.vendor.lookups();
     assert!((1..=CONTACTS).contains(&asked), "{asked} lookups went to the vendor, for {CONTACTS} contacts");
     stage.end(ground).await;
-    eprintln!("  with lookups: {:.0} events/s, {:.0} MB, {:.1?}", measured.rate, measured.peak_rss, measured.cpu);
+    measured.tell("with lookups");
     measured
 }
 

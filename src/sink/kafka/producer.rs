@@ -5,7 +5,7 @@
 //!   transaction of the same epoch. Only a fresh `init_transactions` makes the broker refuse it.
 //! - The delivery reports are awaited *before* `commit_transaction`: the binding's commit first polls in whole windows
 //!   of 100 ms until nothing is in flight, which costs a factor of 17. The thread that produces also polls: what a message
-//!   and its headers take of the heap goes back where it came from, which is a tenth of their cost.
+//!   and its headers take of the heap goes back where it came from.
 //! - Every wait has a limit, and the one who asks waits twice that before it gives the thread up.
 
 use std::sync::atomic::{AtomicUsize, Ordering};

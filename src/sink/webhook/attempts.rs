@@ -1,7 +1,8 @@
 //! The attempts that are under way. Each is made by a worker: a task that is kept, with its connection and its memory, for
 //! the next one.
 //!
-//! A task for each attempt, and the way to a connection and back, cost as much as the request itself.
+//! With a task, timers, headers and a connection looked for anew, an attempt took a quarter more of this process's CPU
+//! (ARCHITECTURE.md, "Why it is fast").
 
 use std::sync::Arc;
 
@@ -37,17 +38,17 @@ pub(super) struct Job {
 }
 
 /// The right to give a worker one more job. Who has it knows that the worker waits, or has gone.
-type Hand = oneshot::Sender<Job>;
+type Permit = oneshot::Sender<Job>;
 
 /// The workers of a sink, and what they are at. Dropped, they end.
 pub(super) struct Attempts {
     means: Arc<Means>,
     workers: JoinSet<()>,
     /// Of those that wait, the one that worked last at the end: those that are not needed close their connections.
-    idle: Vec<Hand>,
-    done: mpsc::Receiver<(Ended, Hand)>,
-    tell: mpsc::Sender<(Ended, Hand)>,
-    heard: Vec<(Ended, Hand)>,
+    idle: Vec<Permit>,
+    done: mpsc::Receiver<(Ended, Permit)>,
+    tell: mpsc::Sender<(Ended, Permit)>,
+    heard: Vec<(Ended, Permit)>,
     under_way: usize,
 }
 
@@ -74,8 +75,8 @@ impl Attempts {
     /// Begins one.
     pub(super) fn begin(&mut self, mut job: Job) {
         self.under_way += 1;
-        while let Some(hand) = self.idle.pop() {
-            match hand.send(job) {
+        while let Some(permit) = self.idle.pop() {
+            match permit.send(job) {
                 Ok(()) => return,
                 Err(gone) => job = gone,
             }
@@ -96,8 +97,8 @@ impl Attempts {
         let Self { idle, heard, .. } = self;
         Ok(heard
             .drain(..)
-            .map(|(ended, hand)| {
-                idle.push(hand);
+            .map(|(ended, permit)| {
+                idle.push(permit);
                 ended
             })
             .collect())
@@ -110,13 +111,13 @@ impl Attempts {
     }
 }
 
-async fn work(means: Arc<Means>, mut job: Job, tell: mpsc::Sender<(Ended, Hand)>) {
+async fn work(means: Arc<Means>, mut job: Job, tell: mpsc::Sender<(Ended, Permit)>) {
     let mut sender = means.sender.clone();
     loop {
         let span = std::mem::replace(&mut job.span, Span::none());
         let ended = attempt(&means, &mut sender, job).instrument(span).await;
-        let (hand, mut next) = oneshot::channel();
-        if tell.send((ended, hand)).await.is_err() {
+        let (permit, mut next) = oneshot::channel();
+        if tell.send((ended, permit)).await.is_err() {
             return;
         }
         job = match sender.idle(&mut next).await {

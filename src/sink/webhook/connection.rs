@@ -33,14 +33,14 @@ type Connector = HttpsConnector<HttpConnector<Guard>>;
 type Stream = <Connector as tower::Service<Uri>>::Response;
 
 /// Makes one exchange after the other, through the guard, and keeps the connection between them.
-pub struct Line {
+pub struct KeptConnection {
     connector: Connector,
     connect_timeout: Duration,
     open: Option<Box<Connection>>,
     alarm: Alarm,
 }
 
-impl Line {
+impl KeptConnection {
     /// TLS by rustls with ring, verified by the machine's own roots; no redirect, no proxy.
     pub fn new(guard: &Guard, connect_timeout: Duration) -> std::io::Result<Self> {
         let mut tcp = HttpConnector::new_with_resolver(guard.clone());
@@ -100,7 +100,7 @@ impl Line {
 }
 
 /// One that is not open yet.
-impl Clone for Line {
+impl Clone for KeptConnection {
     fn clone(&self) -> Self {
         let connector = self.connector.clone();
         Self { connector, connect_timeout: self.connect_timeout, open: None, alarm: Alarm::default() }
@@ -149,9 +149,9 @@ async fn open(
     Ok(Box::new(Connection { origin: origin.clone(), requests, stream: Some(stream) }))
 }
 
-impl fmt::Debug for Line {
+impl fmt::Debug for KeptConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("open", &self.open.is_some()).finish_non_exhaustive()
+        f.debug_struct("KeptConnection").field("open", &self.open.is_some()).finish_non_exhaustive()
     }
 }
 

@@ -46,7 +46,7 @@ impl Server {
         self.closed.load(Ordering::SeqCst)
     }
 
-    async fn ask(&self, by: &mut Line) -> Result<Reply, Unanswered> {
+    async fn ask(&self, by: &mut KeptConnection) -> Result<Reply, Unanswered> {
         // Whoever asks again has waited.
         assert_eq!(by.idle(tokio::task::yield_now()).await, Some(()));
         let request = Request::post("/hook").header("host", "receiver").body(Full::new(Bytes::from_static(b"{}")));
@@ -66,8 +66,8 @@ async fn serve(mut stream: TcpStream, requests: usize) {
     }
 }
 
-fn line() -> Line {
-    Line::new(&Guard::new(true, &["127.0.0.0/8".parse().unwrap()]), SOON).unwrap()
+fn kept() -> KeptConnection {
+    KeptConnection::new(&Guard::new(true, &["127.0.0.0/8".parse().unwrap()]), SOON).unwrap()
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -82,9 +82,9 @@ async fn until(what: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn a_connection_is_used_again_and_one_that_was_closed_costs_no_attempt() {
-    let (server, mut line) = (Server::start(2).await, line());
+    let (server, mut kept) = (Server::start(2).await, kept());
     for asked in 1..=6 {
-        let reply = server.ask(&mut line).await.unwrap();
+        let reply = server.ask(&mut kept).await.unwrap();
         assert_eq!((reply.status, &reply.body[..]), (StatusCode::OK, &b"yes"[..]));
         until(|| server.closed() == asked / 2).await;
     }
@@ -93,36 +93,36 @@ async fn a_connection_is_used_again_and_one_that_was_closed_costs_no_attempt() {
 
 #[tokio::test]
 async fn a_connection_leads_to_one_origin() {
-    let (one, other, mut line) = (Server::start(9).await, Server::start(9).await, line());
+    let (one, other, mut kept) = (Server::start(9).await, Server::start(9).await, kept());
     for server in [&one, &other, &other] {
-        server.ask(&mut line).await.unwrap();
+        server.ask(&mut kept).await.unwrap();
     }
     assert_eq!((one.connections(), other.connections()), (1, 1));
 }
 
 #[tokio::test]
 async fn what_was_idle_for_too_long_is_closed() {
-    let (server, mut line) = (Server::start(9).await, line());
-    server.ask(&mut line).await.unwrap();
-    server.ask(&mut line).await.unwrap();
+    let (server, mut kept) = (Server::start(9).await, kept());
+    server.ask(&mut kept).await.unwrap();
+    server.ask(&mut kept).await.unwrap();
     assert_eq!((server.connections(), server.closed()), (1, 0));
     tokio::time::pause();
-    assert_eq!(line.idle(std::future::pending::<()>()).await, None);
+    assert_eq!(kept.idle(std::future::pending::<()>()).await, None);
     tokio::time::resume();
     until(|| server.closed() == 1).await;
-    server.ask(&mut line).await.unwrap();
+    server.ask(&mut kept).await.unwrap();
     assert_eq!((server.connections(), server.closed()), (2, 1));
 }
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_waited_for_no_longer_than_allowed() {
-    let (server, mut line) = (Server::start(0).await, line());
-    let broken = server.ask(&mut line).await.unwrap_err();
+    let (server, mut kept) = (Server::start(0).await, kept());
+    let broken = server.ask(&mut kept).await.unwrap_err();
     assert!(matches!(broken, Unanswered::Broken(_)), "{broken:?}");
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
     let request = Request::post("/").body(Full::default()).unwrap();
-    let late = line.exchange(&origin, request, Instant::now() + Duration::from_millis(50)).await;
+    let late = kept.exchange(&origin, request, Instant::now() + Duration::from_millis(50)).await;
     assert!(matches!(late, Err(Unanswered::Late)), "{late:?}");
 }
 

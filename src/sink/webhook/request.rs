@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::config::Endpoint;
-use super::connection::Line;
+use super::connection::KeptConnection;
 use super::guard::Guard;
 use super::response::{Answer, Beginning, Failure, Reply, Unanswered, Verdict, asked_to_wait, verdict};
 use super::sign::webhook_id;
@@ -199,7 +199,7 @@ pub struct Sender {
 #[derive(Clone, Debug)]
 enum Way {
     /// Over a connection that is kept.
-    Kept(Line),
+    Kept(KeptConnection),
     /// As somebody else sends it.
     Given(Transport),
 }
@@ -211,8 +211,8 @@ impl Sender {
             let follows = crate::http::client_builder().build().map_err(std::io::Error::other)?;
             return Ok(Self::over(Transport::Network(follows), config, clock));
         }
-        let line = Line::new(guard, config.connect_timeout)?;
-        Ok(Self { way: Way::Kept(line), clock, timeout: config.timeout, spare: Spare::default() })
+        let kept = KeptConnection::new(guard, config.connect_timeout)?;
+        Ok(Self { way: Way::Kept(kept), clock, timeout: config.timeout, spare: Spare::default() })
     }
 
     /// Over a transport of one's own, which the guard does not watch.
@@ -241,7 +241,7 @@ impl Sender {
         let request = SignedRequest::new(endpoint, message, at, &mut self.spare);
         let deadline = began + self.timeout;
         let reply = match &mut self.way {
-            Way::Kept(line) => line.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await,
+            Way::Kept(kept) => kept.exchange(endpoint.origin(), request.on_a_connection(endpoint), deadline).await,
             Way::Given(transport) => Box::pin(given(transport, request.of_a_client(endpoint), deadline)).await,
         };
         let Reply { status, mut headers, mut body } = match reply {
@@ -277,7 +277,7 @@ impl Sender {
     /// is closed then.
     pub async fn idle<T>(&mut self, what: impl Future<Output = T>) -> Option<T> {
         match &mut self.way {
-            Way::Kept(line) => line.idle(what).await,
+            Way::Kept(kept) => kept.idle(what).await,
             Way::Given(_) => Some(what.await),
         }
     }
