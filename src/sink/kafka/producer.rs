@@ -237,7 +237,7 @@ impl Client {
                     if Instant::now() < deadline =>
                 {
                     record = back;
-                    self.hear();
+                    hear(&self.producer);
                 }
                 Err((error, _)) => return Err(self.doubt("a message could not be produced", error, begun)),
             }
@@ -255,7 +255,7 @@ impl Client {
                 let why = format!("the delivery reports were not in after {TRANSACTION_TIMEOUT:?}");
                 return Err(KafkaSinkError::Doubt { why, source: None });
             }
-            self.hear();
+            hear(&self.producer);
         }
         if let Some(error) = self.reports.take_failure() {
             return Err(self.doubt("a message was not delivered", error, begun));
@@ -264,15 +264,6 @@ impl Client {
             return Err(KafkaSinkError::Doubt { why, source: None });
         }
         Ok(())
-    }
-
-    /// Takes one thing that the client has to say, or waits a moment where that is no report.
-    fn hear(&self) {
-        let before = self.reports.outstanding.load(Ordering::Acquire);
-        self.producer.poll(Duration::ZERO);
-        if self.reports.outstanding.load(Ordering::Acquire) == before {
-            std::thread::park_timeout(LOOK_EVERY);
-        }
     }
 
     /// A transaction that the broker refuses purges its messages, whose reports say no more than that. What it said is told
@@ -289,6 +280,8 @@ impl Client {
     }
 
     fn doubt(&self, why: &str, source: KafkaError, begun: Instant) -> KafkaSinkError {
+        // What the call says may follow from a message that was refused, whose report waits to be heard.
+        hear_out(&self.producer);
         let source = self.reports.take_failure().unwrap_or(source);
         // A fatal error hides behind what it does to the messages.
         let source = self.producer.client().fatal_error().map_or(source, |(code, _)| KafkaError::Global(code));
@@ -304,11 +297,20 @@ impl Client {
     }
 }
 
-/// Takes all that a client has to say of which nothing is in flight.
+/// Takes one thing that a client has to say, or waits a moment where that is nothing.
+fn hear(producer: &BaseProducer<Reports>) {
+    let before = producer.in_flight_count();
+    producer.poll(Duration::ZERO);
+    if producer.in_flight_count() == before {
+        std::thread::park_timeout(LOOK_EVERY);
+    }
+}
+
+/// Takes all that a client has to say, for a moment at most: it may say more while messages are in flight.
 fn hear_out(producer: &BaseProducer<Reports>) {
     let deadline = Instant::now() + LISTEN_EVERY;
     while producer.in_flight_count() > 0 && Instant::now() < deadline {
-        producer.poll(Duration::ZERO);
+        hear(producer);
     }
 }
 

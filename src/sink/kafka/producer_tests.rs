@@ -1,6 +1,8 @@
 //! A client against librdkafka's mock cluster: what comes before a commit.
 
 use indexmap::IndexMap;
+use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use super::*;
 use crate::config::{KafkaConfig, NewProducer};
@@ -10,9 +12,9 @@ use crate::event::{LedgerId, Shard, SinkName};
 const TOPIC: &str = "deals";
 
 /// Messages wait for a while in the client, so that their reports cannot be in by chance.
-fn client(mock: &MockKafka) -> Client {
+fn client(bootstrap: &str) -> Client {
     let config = KafkaConfig {
-        brokers: mock.bootstrap().to_owned(),
+        brokers: bootstrap.to_owned(),
         topic: TOPIC.into(),
         key: String::new(),
         new_producer: NewProducer::OnDoubt,
@@ -46,7 +48,7 @@ fn send_some(client: &Client) -> (Instant, Instant) {
 #[test]
 fn a_commit_waits_for_every_report() {
     let mock = MockKafka::start(&[(TOPIC.to_owned(), 1)]).unwrap();
-    let client = client(&mock);
+    let client = client(mock.bootstrap());
     let (deadline, begun) = send_some(&client);
     assert!(client.reports.outstanding.load(Ordering::Acquire) > 0, "they wait in the client");
     client.settle(deadline, begun).unwrap();
@@ -58,7 +60,7 @@ fn a_commit_waits_for_every_report() {
 #[test]
 fn a_report_of_a_failure_is_no_definite_yes() {
     let mock = MockKafka::start(&[(TOPIC.to_owned(), 1)]).unwrap();
-    let client = client(&mock);
+    let client = client(mock.bootstrap());
     let (deadline, begun) = send_some(&client);
     let failure = KafkaError::MessageProduction(RDKafkaErrorCode::InvalidRecord);
     client.reports.told().failure = Some(failure.clone());
@@ -71,7 +73,7 @@ fn a_report_of_a_failure_is_no_definite_yes() {
 #[test]
 fn a_lost_broker_is_heard_of() {
     let mock = MockKafka::start(&[(TOPIC.to_owned(), 1)]).unwrap();
-    let client = client(&mock);
+    let client = client(mock.bootstrap());
     let before = client.reports.troubles();
     assert_eq!(client.reports.trouble_since(before), None);
     drop(mock);
@@ -81,4 +83,23 @@ fn a_lost_broker_is_heard_of() {
         hear_out(&client.producer);
         std::thread::park_timeout(LOOK_EVERY);
     }
+}
+
+/// INV-9: a message that a broker refuses while others are still handed over is the cause of what follows from it.
+#[test]
+fn what_a_broker_refused_meanwhile_is_heard_before_a_transaction_is_judged() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    let client = client(&mock.bootstrap_servers());
+    mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 9]);
+    let (deadline, begun) = send_some(&client);
+    let refused = loop {
+        let record = BaseRecord::with_opaque_to(TOPIC, COUNTED).partition(0).key("1").payload(&b"more"[..]);
+        if let Err(error) = client.send(record, deadline, begun) {
+            break error;
+        }
+        assert!(Instant::now() < deadline, "nothing was refused");
+        std::thread::park_timeout(LOOK_EVERY);
+    };
+    assert!(matches!(refused, KafkaSinkError::TooLarge { .. }), "{refused:?}");
 }
