@@ -227,7 +227,7 @@ fn what_has_no_meaning_is_refused_at_start() {
     assert!(wrong("dat.deal").contains("did you mean `data`?"));
     assert!(wrong("enrichment.contact.id").contains("only where the sink looks something up first"));
     let nested = format!("7{}", " + 7".repeat(900));
-    assert!(wrong(&nested).contains("nest deeper than 96"), "{}", wrong(&nested));
+    assert!(wrong(&nested).contains("nest deeper than 32"), "{}", wrong(&nested));
     assert!(wrong(&"9".repeat(5000)).contains("at most 4096 bytes"));
     assert!(errors(&sink(Some("enrichment.contract.id == '7'"), vec![contact()])).contains("did you mean `contact`?"));
     assert!(errors(&sink(Some("has(enrichment.contact)"), vec![])).contains("[[sinks.NAME.enrich]]"));
