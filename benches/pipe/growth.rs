@@ -108,7 +108,7 @@ async fn fill(url: &str, deployment: &str, events: u64) {
     execute("CHECKPOINT", &[]).await;
     rustix::fs::sync();
     execute("CREATE EXTENSION pg_prewarm", &[]).await;
-    execute("SELECT pg_prewarm('event_ids_pkey')", &[]).await;
+    execute("SELECT pg_prewarm('event_ids_key_excl')", &[]).await;
 }
 
 /// Streams that have nothing to tell, asked every five seconds.

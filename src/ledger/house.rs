@@ -292,7 +292,7 @@ impl Ledger {
                 let gone = sqlx::query!(
                     "DELETE FROM event_ids WHERE ctid >= format('(%s,0)', $1::bigint)::tid
                          AND ctid < format('(%s,0)', $2::bigint)::tid
-                         AND day < ((clock_timestamp() - make_interval(secs => $3)) AT TIME ZONE 'UTC')::date",
+                         AND day < (SELECT ((clock_timestamp() - make_interval(secs => $3)) AT TIME ZONE 'UTC')::date)",
                     page,
                     page + ID_PAGES,
                     dedupe_window.as_secs_f64()

@@ -49,7 +49,7 @@ const ONE_STATEMENT: &[Change] = &[
     ), ids AS (
         INSERT INTO event_ids (key, content_hash, seq, day, shard)
         SELECT p.key, p.hash, p.seq, (recorded_at AT TIME ZONE 'UTC')::date, p_shard FROM page p WHERE p.seq > 0
-        ON CONFLICT ON CONSTRAINT event_ids_pkey DO NOTHING
+        ON CONFLICT ON CONSTRAINT event_ids_key_excl DO NOTHING
         RETURNING key
     ), moved AS (
         UPDATE streams s SET position = p.target, at_top = p.top

@@ -22,6 +22,7 @@ async fn a_ledger_behind_a_transaction_mode_pooler_keeps_every_promise() {
     let crm = SinkName::from("crm");
     world.ledger.row(&crm, owner).await.unwrap();
     super::promises::shares_grants(&world.ledger).await;
+    world.note_jit().await;
     for round in 0..30 {
         let (from, to) = (if round == 0 { "tail".to_owned() } else { round.to_string() }, (round + 1).to_string());
         let one = world.submit(page(&deals, &from, &to, events((0..5).map(|n| format!("d{round}-{n}"))))).await;
@@ -32,6 +33,8 @@ async fn a_ledger_behind_a_transaction_mode_pooler_keeps_every_promise() {
         let head = world.ledger.bounds(Shard(0)).await.unwrap().head;
         world.ledger.keep_cursor(&crm, owner, head).await.unwrap();
     }
+    assert_eq!(world.count("SELECT count(*) FROM noted WHERE jit <> 'off'").await, 0);
+    assert!(world.count("SELECT count(*) FROM noted").await > 0);
     let head = Seq(300);
     assert_eq!(world.ledger.row(&crm, owner).await.unwrap().cursor, Some(head));
     assert_eq!(world.count("SELECT count(*) FROM rejected").await, 30);

@@ -29,6 +29,17 @@ async fn an_event_is_recorded_once_and_its_position_with_it_inv_1() {
     world.finish().await.unwrap();
 }
 
+/// The server compiles what it guesses to be dear, which beside millions of events is whatever names them.
+#[tokio::test]
+async fn no_statement_of_ours_is_compiled() {
+    let world = World::new().await;
+    let deals = world.stream("deals").await;
+    world.note_jit().await;
+    assert_eq!(world.record(page(&deals, "tail", "p1", events(1..=3))).await, PageOutcome::Recorded);
+    assert_eq!(world.count("SELECT count(*) FROM noted WHERE jit = 'off'").await, 1);
+    world.finish().await.unwrap();
+}
+
 #[tokio::test]
 async fn seqs_are_dense_in_page_order_and_the_ledger_tells_the_same_story_as_memory_inv_2() {
     let world = World::new().await;

@@ -119,6 +119,17 @@ impl World {
         sqlx::raw_sql(sql).execute(&mut self.sql().await).await.unwrap();
     }
 
+    /// From now on each commit that records notes whether the server may compile its statements.
+    pub async fn note_jit(&self) {
+        self.execute(
+            "CREATE TABLE noted (jit text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql
+                 AS $$ BEGIN INSERT INTO noted VALUES (current_setting('jit')); RETURN NEW; END $$;
+             CREATE TRIGGER note AFTER INSERT ON chain_marks FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .await;
+    }
+
     pub async fn stream(&self, name: &str) -> StreamKey {
         let key = key(name);
         self.ledger.open(&key, &Position::tail()).await.unwrap();
