@@ -468,7 +468,7 @@ fn the_deepest_filter_fits_on_the_stack_of_a_thread() {
             let text = format!("{}{inmost}{} == 7", open.repeat(levels), close.repeat(levels));
             Rules::of_filter(&SinkName::from("f"), &text)
         };
-        let deepest = (0..64).filter_map(|levels| nested(levels).ok()).last();
+        let deepest = (0..64).rev().find_map(|levels| nested(levels).ok());
         let rules = deepest.unwrap_or_else(|| panic!("{open}{inmost}{close} is no filter"));
         std::thread::scope(|scope| {
             let small = std::thread::Builder::new().stack_size(STACK);
