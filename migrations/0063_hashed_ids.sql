@@ -1,6 +1,6 @@
 -- Keys have no order, so a look into a large index of them waits for memory at each page. A hash index has one page where a
--- B-tree has two that are not in the processor's cache: recording into 20 million ids takes 6.7 µs an event instead of 10,
--- into few 5.4 instead of 6.2. It cannot be UNIQUE, but can exclude, which is as strict: ON CONFLICT asks it the same.
+-- B-tree has two that are not in the processor's cache (measured: ARCHITECTURE.md, "Why it is fast"). It cannot be UNIQUE,
+-- but can exclude, which is as strict: ON CONFLICT asks it the same.
 
 ALTER TABLE event_ids
     DROP CONSTRAINT event_ids_pkey,

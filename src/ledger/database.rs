@@ -17,7 +17,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a transaction of ours may stand idle: nothing goes over the network inside one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whether the server may compile a statement before it runs it. Ours take milliseconds, and it decides by a cost that it
-/// guesses: beside 20 million events in 40 partitions it spent half a core on compiling what was then asked once.
+/// guesses: beside 20 million events in 40 partitions a quarter of two cores went into compiling (measured with perf).
 const JIT: &str = "off";
 /// How long a whole call may take as we see it, so that a silent network is noticed too.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(15);

@@ -289,6 +289,7 @@ impl Ledger {
             let slice = within(doing, async {
                 let mut session = self.0.db.begin().await.map_err(failed(doing))?;
                 self.own(&mut session, owner, doing).await?;
+                // The day stands in a SELECT: the clock is volatile, and would be asked for every row.
                 let gone = sqlx::query!(
                     "DELETE FROM event_ids WHERE ctid >= format('(%s,0)', $1::bigint)::tid
                          AND ctid < format('(%s,0)', $2::bigint)::tid

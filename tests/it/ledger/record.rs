@@ -29,9 +29,8 @@ async fn an_event_is_recorded_once_and_its_position_with_it_inv_1() {
     world.finish().await.unwrap();
 }
 
-/// The server compiles what it guesses to be dear, which beside millions of events is whatever names them.
 #[tokio::test]
-async fn no_statement_of_ours_is_compiled() {
+async fn the_server_may_not_compile_what_a_recording_asks() {
     let world = World::new().await;
     let deals = world.stream("deals").await;
     world.note_jit().await;
